@@ -1,0 +1,187 @@
+"""The report's tables: a DataFrame as headings and cells of text, ready for the template."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.compute import METRICS
+from analysis.formats import fixed, number, percent, setting, short, with_error, with_interval
+from analysis.frontier import TRUSTED_ESS
+
+Column = tuple[str, Callable[[Mapping[str, Any]], str], bool]
+
+
+def grid(table: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Any]:
+    """A table for the template: (heading, is numeric) of each column, and the cells' text."""
+    rows = table.to_dict("records")
+    return {
+        "columns": [(heading, numeric) for heading, _, numeric in columns],
+        "rows": [[cell(row) for _, cell, _ in columns] for row in rows],
+    }
+
+
+def _field(name: str, form: Callable[[Any], str] = str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: form(row[name])
+
+
+def _policy_columns(table: pd.DataFrame) -> list[Column]:
+    """arm and setting, and seed and variant where there are several."""
+    columns: list[Column] = [("arm", _field("arm"), False), ("c", _field("setting", setting), True)]
+    if "variant" in table and (table["variant"] != "").any():
+        columns.append(("variant", _field("variant"), False))
+    if "seed" in table and table["seed"].nunique() > 1:
+        columns.append(("seed", _field("seed"), True))
+    return columns
+
+
+def headline_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """The headline table."""
+    columns = [
+        *_policy_columns(table),
+        ("gold reward ± SE", lambda row: with_error(row, "reward_gold"), True),
+        ("KL, nats ± SE", lambda row: with_error(row, "kl"), True),
+        ("gain in J over SFT [95%]", lambda row: with_interval(row, "gain"), True),
+        ("gap to optimum closed", _field("closed_share", percent), True),
+        ("seconds, total", _field("seconds", number), True),
+        ("FLOPs, total", _field("flops", short), True),
+    ]
+    return grid(table, columns)
+
+
+def objective_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """J of every run; a share is bounded only where the optimum's estimate has collapsed."""
+
+    def share(row: Mapping[str, Any]) -> str:
+        if pd.isna(row["closed_share"]) or row["ess"] >= TRUSTED_ESS:
+            return percent(row["closed_share"])
+        # Above 100% the bound says nothing; below 0 the gain itself is negative.
+        return f"\u2264 {percent(row['closed_share'])}" if row["closed_share"] < 1 else "no bound"
+
+    def best(row: Mapping[str, Any]) -> str:
+        sign = "\u2265 " if row["ess"] < TRUSTED_ESS else ""
+        return sign + fixed(row["objective_optimum"])
+
+    columns = [
+        *_policy_columns(table),
+        ("reward", _field("reward_gold", fixed), True),
+        ("KL", _field("kl", fixed), True),
+        ("J", _field("objective", fixed), True),
+        ("J of SFT", _field("objective_sft", fixed), True),
+        ("J of optimum", best, True),
+        ("ESS", _field("ess", number), True),
+        ("gain ± SE", lambda row: with_error(row, "gain"), True),
+        ("above SFT (2 SE)", lambda row: "yes" if row["above_sft"] else "no", False),
+        ("share closed", share, True),
+    ]
+    return grid(table, columns)
+
+
+def comparison_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """PPO against DPO, setting by setting."""
+    columns = [
+        ("c", _field("setting", setting), True),
+        ("compared", _versus, False),
+        ("difference in J [95%]", lambda row: with_interval(row, "difference"), True),
+        ("seeds", _field("seeds"), True),
+        ("higher J", _field("higher"), False),
+    ]
+    return grid(table, columns)
+
+
+def _versus(row: Mapping[str, Any]) -> str:
+    first, second = (f"{row[f'arm_{k}']} {row[f'variant_{k}']}".strip() for k in "ab")
+    return f"{first} \u2212 {second}"
+
+
+def agreement_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """The three KL estimates of each policy."""
+    kinds = ("k1", "k3", "rb")
+    columns = [
+        *_policy_columns(table),
+        *((f"{k}, nats ± SE", lambda row, k=k: with_error(row, f"kl_{k}", 3), True) for k in kinds),
+        ("largest difference, SE", _field("largest_z", number), True),
+        ("agree (3 SE)", lambda row: "yes" if row["agree"] else "no", False),
+    ]
+    return grid(table, columns)
+
+
+def proxy_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """The reward model against the gold reward."""
+    columns = [
+        ("seed", _field("seed"), True),
+        ("pairs ordered like gold ± SE", lambda row: with_error(row, "pairwise_accuracy", 3), True),
+        ("pairs", _field("n_pairs", "{:,}".format), True),
+        ("Pearson", _field("pearson", number), True),
+        ("Spearman", _field("spearman", number), True),
+    ]
+    return grid(table, columns)
+
+
+def cost_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """One arm's cost over the other's."""
+    bases = {"total": "without preference data", "total_with_pairs": "with preference data"}
+    columns = [
+        ("everything it stands on", lambda row: bases[row["basis"]], False),
+        ("measure", lambda row: METRICS[row["metric"]], False),
+        ("PPO", lambda row: _with_unit(row["cost_a"], row["metric"]), True),
+        ("DPO", lambda row: _with_unit(row["cost_b"], row["metric"]), True),
+        ("PPO / DPO", _field("ratio", number), True),
+    ]
+    return grid(table, columns)
+
+
+def _with_unit(value: float, metric: str) -> str:
+    """ "3.30 TFLOP", "135 MB", "258 s"."""
+    unit = {"seconds": "s", "flops": "FLOP", "peak_memory_bytes": "B"}[metric]
+    text = short(value)
+    return f"{text}{unit}" if " " in text else f"{text} {unit}"
+
+
+def completion_groups(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """The completions of each prompt, side by side."""
+    if table is None:
+        return []
+    groups = []
+    for (_, prompt), rows in table.groupby(["prompt_id", "prompt"], sort=True):
+        columns = [
+            *_policy_columns(table),
+            ("completion", _field("completion"), False),
+            ("gold reward", _field("reward_gold", fixed), True),
+            ("log \u03c0/\u03c0_SFT, nats", _field("log_ratio", fixed), True),
+        ]
+        groups.append({"prompt": prompt, **grid(rows, columns)})
+    return groups
+
+
+def tuning_parts(tuning: Mapping[str, Any] | str | None) -> list[dict[str, Any]]:
+    """The tuning log, whatever its keys: lists of rows as tables, the rest as text.
+
+    Args:
+        tuning: a log, the name of the experiment that has it, or nothing.
+    """
+    parts = []
+    if isinstance(tuning, str):
+        tuning = {"Settings chosen by the experiment": tuning} if tuning else None
+    for name, value in (tuning or {}).items():
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            names = list(dict.fromkeys(key for row in value for key in row))
+            rows = [[plain(row.get(key)) for key in names] for row in value]
+            numeric = [any(type(row.get(key)) in (int, float) for row in value) for key in names]
+            columns = list(zip(names, numeric, strict=True))
+            parts.append({"name": name, "grid": {"columns": columns, "rows": rows}})
+        else:
+            parts.append({"name": name, "text": plain(value)})
+    return parts
+
+
+def plain(value: Any) -> str:
+    """A value of the tuning log as text."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

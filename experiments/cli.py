@@ -1,0 +1,278 @@
+"""The command line: rlhf-vs-dpo list | plan | run | report | status.
+
+Bad input ends in one line on stderr and exit status 2; a step that breaks in one line and status 1.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import registry
+from experiments.comparison import resolve
+from experiments.estimates import Estimator
+from experiments.progress import Display, duration, seconds_left
+from experiments.publish import collect
+from experiments.study import Study
+from pipelines.shared.assets import default_cache
+from pipelines.shared.errors import StepFailed, UserError, unknown
+from pipelines.shared.executors import interrupted, run_local
+from pipelines.shared.specs import Runtime
+from pipelines.shared.steps import is_storage_failure, load_record
+
+COMMANDS = ("list", "plan", "run", "report", "status")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as `UserError`: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def parser() -> argparse.ArgumentParser:
+    main = Parser(
+        prog="rlhf-vs-dpo", description="RLHF and DPO side by side, on shared data and models."
+    )
+    commands = main.add_subparsers(
+        dest="command", metavar="{" + ",".join(COMMANDS) + "}", required=True
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--results", type=Path, default=Path("results"), help="default: %(default)s"
+    )
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("experiment", help="see `rlhf-vs-dpo list`")
+    chosen.add_argument("--scale", default="mini", help="default: %(default)s")
+    chosen.add_argument("--arms", help="comma-separated; default: all")
+    chosen.add_argument("--seeds", type=int, default=1, help="how many; default: %(default)s")
+    chosen.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE[,VALUE]",
+        dest="assignments",
+        help="change a setting; several values make an ablation axis",
+    )
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores to fill")
+    commands.add_parser("list", parents=[common], help="experiments, scales and arms")
+    commands.add_parser(
+        "plan", parents=[common, chosen, machine], help="the steps, cached or to run"
+    )
+    run = commands.add_parser(
+        "run", parents=[common, chosen, machine], help="run what is not done, report"
+    )
+    run.add_argument(
+        "--cache", type=Path, default=default_cache(), help="downloaded data; default: %(default)s"
+    )
+    run.add_argument(
+        "--wandb", action="store_true", help="mirror metrics, tables and figures to wandb"
+    )
+    commands.add_parser(
+        "report", parents=[common, chosen], help="tables, figures and report.html again"
+    )
+    commands.add_parser("status", parents=[common], help="what ran, is running, failed")
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+            raise unknown("command", given[0], COMMANDS)
+        options = parser().parse_args(given)
+        return COMMAND_FUNCTIONS[options.command](options, Console(highlight=False, soft_wrap=True))
+    except (UserError, StepFailed) as error:
+        if "--debug" in given:
+            raise
+        errors.print(f"rlhf-vs-dpo: {escape(str(error))}")
+        return 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+        if "--debug" in given or not is_storage_failure(error):
+            raise
+        errors.print(
+            f"rlhf-vs-dpo: cannot write: {escape(str(error))}: free some space or choose --results"
+        )
+        return 2
+    except KeyboardInterrupt:
+        errors.print(
+            "rlhf-vs-dpo: interrupted; finished steps are kept, run the same command to go on"
+        )
+        return 130
+
+
+def _study(options: argparse.Namespace) -> Study:
+    arms = [arm.strip() for arm in options.arms.split(",")] if options.arms else None
+    experiment = registry.find(options.experiment)
+    return resolve(experiment, options.scale, arms, options.seeds, options.assignments)
+
+
+def list_command(options: argparse.Namespace, console: Console) -> int:
+    for experiment in registry.EXPERIMENTS.values():
+        console.print(f"[bold]{experiment.name}[/]  {experiment.question}")
+        console.print(f"  scales: {', '.join(experiment.scales)}")
+        for arm, phrase in experiment.arms.items():
+            name, values = experiment.sweeps.get(arm, ("", ()))
+            swept = (
+                f"  [dim]{name} = {', '.join(f'{value:g}' for value in values)}[/]" if name else ""
+            )
+            console.print(f"  {arm:<6} {phrase}{swept}")
+    return 0
+
+
+def plan_command(options: argparse.Namespace, console: Console) -> int:
+    study, estimator = _study(options), Estimator(options.results)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "label", "threads", "state"):
+        table.add_column(column, justify="right" if column == "threads" else "left")
+    for column in ("seconds", "TFLOP"):
+        table.add_column(column, justify="right")
+    todo = []
+    for step in study.steps():
+        record = load_record(step, options.results)
+        cost = record["cost"] if record else estimator.cost(step)
+        if record is None:
+            todo.append(step)
+        table.add_row(
+            step.stage,
+            step.label,
+            str(step.threads),
+            "[green]cached[/]" if record else "to run",
+            f"{cost['seconds']:.1f}" if cost else "?",
+            f"{cost['flops'] / 1e12:.3f}" if cost else "?",
+        )
+    console.print(table)
+    left = seconds_left(todo, estimator, options.cores)
+    time_left = (
+        f"about {duration(left)} on {options.cores} cores"
+        if left is not None
+        else ("time unknown: nothing like it has run here yet")
+    )
+    console.print(f"{len(todo)} of {len(study.steps())} steps to run, {time_left}")
+    return 0
+
+
+def run_command(options: argparse.Namespace, console: Console) -> int:
+    if options.cores < 1:
+        raise UserError(f"--cores {options.cores}: must be at least 1")
+    study, started = _study(options), time.monotonic()
+    check_writable(options.results)
+    runtime = Runtime(
+        results=options.results.resolve(),
+        cache=options.cache,
+        wandb=options.wandb,
+        experiment=study.folder_name,
+    )
+    steps = study.steps()
+    console.print(
+        f"[bold]{study.experiment.name}[/] at scale {study.scale}: {study.experiment.question}"
+    )
+    with Display(steps, Estimator(runtime.results), options.cores, console) as display:
+        run_local(steps, runtime, options.cores, display.tell)
+    reused = display.reused
+    console.print(
+        f"every step was reused ({reused} of {reused})"
+        if reused == len(steps)
+        else f"{len(steps) - reused} steps run, {reused} reused"
+    )
+    collect(study, runtime.results)
+    _report(study, options.results, console)
+    if options.wandb:
+        from experiments.wandb_mirror import publish
+
+        publish(study, runtime)
+    console.print(f"[dim]{duration(time.monotonic() - started)} in all[/]")
+    return 0
+
+
+def report_command(options: argparse.Namespace, console: Console) -> int:
+    """Remake tables, figures and the report, from the runs or, without them, from what was published."""
+    study = _study(options)
+    if all(load_record(step, options.results) for step in study.steps()):
+        collect(study, options.results)
+    elif not (study.folder(options.results) / "manifest.json").is_file():
+        collect(study, options.results)  # raises, naming the first step that is missing
+    _report(study, options.results, console)
+    return 0
+
+
+def _report(study: Study, results: Path, console: Console) -> None:
+    from analysis.report import write_report
+
+    folder = study.folder(results)
+    headline = write_report(folder)["headline"]
+    table = Table(box=None, pad_edge=False)
+    for column in headline.columns:
+        table.add_column(
+            str(column), justify="right" if headline[column].dtype.kind in "fi" else "left"
+        )
+    for row in headline.itertuples(index=False):
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(table)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def status_command(options: argparse.Namespace, console: Console) -> int:
+    runs = options.results / "runs"
+    dead = interrupted(options.results)
+    partial = [folder for folder in runs.glob("*/.partial-*") if folder not in dead]
+    failed, done = sorted(runs.glob("*/failed-*")), sorted(runs.glob("*/[!.]*/record.json"))
+    for folder in (record.parent for record in done):
+        console.print(f"[green]done[/]         {folder.parent.name}/{folder.name}")
+    for folder in partial:
+        console.print(
+            f"[yellow]running[/]      {folder.parent.name}/{folder.name.removeprefix('.partial-')}"
+        )
+    for folder in dead:
+        console.print(
+            f"[yellow]interrupted[/]  {folder.parent.name}/{folder.name.removeprefix('.partial-')}"
+        )
+    for folder in failed:
+        reason = (folder / "error.txt").read_text().strip().splitlines()[-1]
+        console.print(f"[red]failed[/]       {folder.parent.name}/{folder.name}: {escape(reason)}")
+    reports = sorted((options.results / "experiments").glob("*/report.html"))
+    for report in reports:
+        console.print(f"[bold]report[/]       {report}", soft_wrap=True)
+    console.print(
+        f"{len(done)} done, {len(partial)} running, {len(dead)} interrupted, {len(failed)} failed, "
+        f"{len(reports)} reports in {options.results}"
+    )
+    return 0
+
+
+def check_writable(results: Path) -> None:
+    """Raise `UserError` unless a file can be written below `results`."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=results) as probe:
+            probe.write(b"\0" * 65536)
+            probe.flush()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the results folder {results} ({error.strerror}): "
+            "make it writable, free some space, or choose another with --results"
+        ) from None
+
+
+COMMAND_FUNCTIONS = {
+    "list": list_command,
+    "plan": plan_command,
+    "run": run_command,
+    "report": report_command,
+    "status": status_command,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

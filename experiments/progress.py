@@ -1,0 +1,135 @@
+"""What a waiting person sees: which step of how many, its rate, and the time left."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from experiments.estimates import Estimator
+from pipelines.shared.executors import Event
+from pipelines.shared.steps import Step
+
+
+def duration(seconds: float) -> str:
+    """4s, 3m05s, 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Rate(ProgressColumn):
+    """Units a second of a running step, and its time left."""
+
+    def render(self, task: Task) -> Text:
+        if not task.speed or task.fields.get("overall"):
+            return Text(task.fields.get("note", ""))
+        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+        return Text(f"{task.speed:.1f} {task.fields['unit']}/s{left}")
+
+
+class Display:
+    """Shows the events of an executor: live bars on a terminal, a line per event elsewhere.
+
+    Use as a context manager and pass `tell` to the executor.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], estimator: Estimator, cores: int, console: Console
+    ) -> None:
+        self.steps, self.estimator, self.cores, self.console = steps, estimator, cores, console
+        self.finished: set[str] = set()
+        self.reused = 0
+        self.shares: dict[str, float] = {}
+        self.tasks: dict[str, Any] = {}
+        self.started = time.monotonic()
+        self.live = console.is_terminal
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            Rate(),
+            console=console,
+            disable=not self.live,
+            transient=True,
+        )
+        self.overall = self.bars.add_task("all steps", total=len(steps), overall=True, note="")
+
+    def __enter__(self) -> "Display":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bars.stop()
+
+    def tell(self, event: Event) -> None:
+        """Show one event."""
+        key, name = event.step.fingerprint, f"{event.step.stage} {event.step.label}"
+        if event.kind == "reused":
+            self.finished.add(key)
+            self.reused += 1
+        elif event.kind == "started":
+            self._line(f"[dim]start[/]  {name}")
+            self.tasks[key] = self.bars.add_task(name, total=None, unit="", note="")
+        elif event.kind == "progress":
+            self.shares[key] = event.done / event.total
+            self.bars.update(
+                self.tasks[key], completed=event.done, total=event.total, unit=event.unit
+            )
+        elif event.kind == "done":
+            self.finished.add(key)
+            assert event.record is not None
+            self.estimator.add(event.record)
+            self.bars.remove_task(self.tasks.pop(key))
+            cost = event.record["cost"]
+            self._line(f"[green]done[/]   {name} in {duration(cost['seconds'])}")
+        elif event.kind == "failed":
+            self._line(f"[red]failed[/] {name}")
+        note = f"{len(self.finished)} of {len(self.steps)} steps"
+        left = self.seconds_left()
+        if left is not None and len(self.finished) < len(self.steps):
+            note += f", about {duration(left)} left"
+        self.bars.update(self.overall, completed=len(self.finished), note=note)
+
+    def _line(self, text: str) -> None:
+        count = f"[{len(self.finished):>2}/{len(self.steps)}]"
+        elapsed = duration(time.monotonic() - self.started)
+        left = self.seconds_left()
+        rest = f", about {duration(left)} left" if left else ""
+        self.console.print(
+            f"{count} {text} [dim]({elapsed} so far{rest})[/]", highlight=False, soft_wrap=True
+        )
+
+    def seconds_left(self) -> float | None:
+        """Time left, with the work spread over the cores; None while a step cannot be predicted."""
+        return seconds_left(
+            [s for s in self.steps if s.fingerprint not in self.finished],
+            self.estimator,
+            self.cores,
+            self.shares,
+        )
+
+
+def seconds_left(
+    steps: Sequence[Step], estimator: Estimator, cores: int, shares: dict[str, float] | None = None
+) -> float | None:
+    """Predicted seconds for the steps: thread-seconds spread over the cores, or the longest chain if
+    that is more. `shares` tells how much of a running step is done. None where a step is unknown."""
+    spent = shares or {}
+    chain: dict[str, float] = {}
+    thread_seconds = 0.0
+    for step in steps:
+        cost = estimator.cost(step)
+        if cost is None:
+            return None
+        seconds = cost["seconds"] * (1 - spent.get(step.fingerprint, 0.0))
+        thread_seconds += seconds * min(step.threads, cores)
+        before = max((chain.get(up.fingerprint, 0.0) for up in step.upstream.values()), default=0.0)
+        chain[step.fingerprint] = before + seconds
+    return max([thread_seconds / cores, *chain.values()])

@@ -1,0 +1,35 @@
+"""How the sentiment experiment's settings were chosen: the same number of trials for both methods.
+
+Each method gets six trials at beta = 0.1, seed 0, scored by J = E[gold] - beta KL on the *validation*
+prompts, which no published figure uses. RLHF's trials cover its two learning stages (reward model and
+PPO); DPO's cover its one. The best trial of each is a literal in sentiment.py.
+
+    rlhf-vs-dpo run sentiment-tuning --scale mini
+"""
+
+import dataclasses
+
+from experiments.sentiment import ARMS, MINI, SENTIMENT
+from experiments.study import Experiment
+from pipelines.shared.specs import EvaluationSpec, Protocol
+
+VALIDATION: Protocol = dataclasses.replace(
+    MINI,
+    evaluation=EvaluationSpec(split="validation", prompts=256, samples=4, reference_samples=64),
+)
+
+SENTIMENT_TUNING = Experiment(
+    name="sentiment-tuning",
+    title="Tuning of the sentiment experiment, six trials a method",
+    question="Which settings of PPO and of DPO reach the highest J at beta = 0.1 on validation prompts?",
+    scales={"mini": VALIDATION},
+    arms=ARMS,
+    sweeps={"ppo": ("ppo.kl_coef", (0.1,)), "dpo": ("dpo.beta", (0.1,))},
+    axes={
+        "reward_model.learning_rate": (3e-4, 1e-3),
+        "ppo.learning_rate": (3e-5, 1e-4, 3e-4),
+        "dpo.learning_rate": (3e-5, 1e-4, 3e-4),
+        "dpo.epochs": (1, 2),
+    },
+    deviations=SENTIMENT.deviations,
+)

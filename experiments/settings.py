@@ -1,0 +1,90 @@
+"""`--set section.field=value[,value...]`: checked against the protocol, typed by its fields."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.shared.errors import UserError, unknown
+from pipelines.shared.specs import Protocol
+
+# Swept inside one comparison: they change an arm, not what the arms share.
+SWEEPABLE = ("labels", "reward_model", "ppo", "dpo")
+
+
+def parse(arguments: Iterable[str], protocol: Protocol) -> dict[str, tuple[Any, ...]]:
+    """The values given for each setting, by "section.field".
+
+    Raises:
+        UserError: no such setting (with the nearest right name), a value of the wrong type, or
+            several values of a setting that all arms share.
+    """
+    given: dict[str, tuple[Any, ...]] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or not text:
+            raise UserError(f"--set {argument}: write it as section.field=value, e.g. dpo.beta=0.1")
+        if name in given:
+            raise UserError(f"--set {name} is given twice: write all its values in one, {name}=a,b")
+        kind = field_type(name, protocol)
+        values = tuple(_value(name, part, kind) for part in text.split(","))
+        if len(set(values)) < len(values):
+            raise UserError(f"--set {argument}: a value is repeated")
+        if len(values) > 1 and name.partition(".")[0] not in SWEEPABLE:
+            raise UserError(
+                f"--set {argument}: all arms of one comparison share {name}; give one value, "
+                "and run the command once for each"
+            )
+        given[name] = values
+    return given
+
+
+def field_type(name: str, protocol: Protocol) -> type:
+    """The type of a setting. Raises `UserError` where there is none of that name."""
+    known = {
+        f"{section.name}.{field.name}": field.type
+        for section in dataclasses.fields(protocol)
+        for field in dataclasses.fields(getattr(protocol, section.name))
+    }
+    if name not in known:
+        raise unknown("setting", name, known)
+    kind = known[name]
+    assert isinstance(kind, type)
+    return kind
+
+
+def _value(name: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"--set {name}={text}: expected {kind.__name__}") from None
+
+
+def apply(protocol: Protocol, values: Mapping[str, Any]) -> Protocol:
+    """`protocol` with the given settings. Raises `UserError` where a value is out of range."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        sections.setdefault(section, {})[field] = value
+    changed = {
+        section: dataclasses.replace(getattr(protocol, section), **fields)
+        for section, fields in sections.items()
+    }
+    return dataclasses.replace(protocol, **changed)
+
+
+def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the axes' values, in the order in which they were given."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """Settings as on the command line: "dpo.learning_rate=0.0003 dpo.epochs=2"."""
+    return " ".join(f"{name}={text_of(value)}" for name, value in values.items())
+
+
+def text_of(value: Any) -> str:
+    """A value as on the command line."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

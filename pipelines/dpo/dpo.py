@@ -1,0 +1,73 @@
+"""DPO (TRL DPOTrainer) on the same pairs, from the same SFT model.
+
+Loss: -log sigmoid(beta [log pi(y_c|x)/ref(y_c|x) - log pi(y_r|x)/ref(y_r|x)])
+(Rafailov et al. 2023, eq. 7). There is no reward network and no sampling.
+"""
+
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from pipelines.shared.ledger import ModelCost
+from pipelines.shared.models import load_policy, load_tokenizer
+from pipelines.shared.specs import DPOSpec
+from pipelines.shared.steps import Context
+from pipelines.shared.training import Accounted, PolicyWriter, StepCallback, trainer_arguments
+
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
+
+
+class ExactIdsDPOTrainer(Accounted, DPOTrainer):
+    """TRL's DPOTrainer on token ids and reference log-probs that are given.
+
+    TRL 1.16 takes text only: it tokenizes again and appends EOS to completions that were cut off.
+    The loss is TRL's own; only the preparation of the data is replaced.
+    """
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        missing = set(COLUMNS) - set(dataset.column_names)
+        if missing:
+            raise ValueError(f"pairs lack the columns {sorted(missing)}")
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset  # they came with the pairs
+
+    def head_positions(self, inputs: dict[str, Any]) -> int:
+        return int(inputs["completion_mask"].sum())
+
+
+def train(context: Context) -> None:
+    """Step: one DPO run. Writes checkpoint/, snapshots/ and policies.json."""
+    spec: DPOSpec = context.spec("dpo")
+    checkpoint = context.inputs["sft"] / "checkpoint"
+    tokenizer = load_tokenizer(checkpoint)
+    pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")
+    model = load_policy(checkpoint)
+    writer = PolicyWriter(context, model, tokenizer)
+    trainer = ExactIdsDPOTrainer(
+        model=model,
+        args=DPOConfig(
+            **trainer_arguments(context),
+            beta=spec.beta,
+            loss_type=["sigmoid"],
+            precompute_ref_log_probs=True,
+            num_train_epochs=spec.epochs,
+            per_device_train_batch_size=spec.batch_size,
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=spec.warmup,
+            max_grad_norm=spec.max_grad_norm,
+            max_length=None,
+            logging_steps=10,
+        ),
+        train_dataset=Dataset.from_dict({name: pairs[name].tolist() for name in COLUMNS}),
+        processing_class=tokenizer,
+        callbacks=[StepCallback(context, writer, spec.snapshots)],
+    )
+    trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
+    with context.ledger.phase("train"):
+        trainer.train()
+    writer.finish()

@@ -1,0 +1,18 @@
+"""DPO on one screen: from the same SFT model and the same pairs, straight to the policy."""
+
+from pipelines.shared.specs import Protocol
+from pipelines.shared.steps import Step
+
+
+def dpo(protocol: Protocol, sft: Step, pairs: Step, seed: int) -> Step:
+    """The whole of it: no reward model, no RL."""
+    return Step(
+        stage="dpo",
+        label=f"beta{protocol.dpo.beta:g}-s{seed}",
+        function="pipelines.dpo.dpo:train",
+        version=1,
+        recipe={"dpo": protocol.dpo},
+        seed=seed,
+        threads=protocol.compute.arm_threads,
+        upstream={"sft": sft, "pairs": pairs},
+    )

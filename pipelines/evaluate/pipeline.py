@@ -1,0 +1,45 @@
+"""Evaluation as steps: the same for every arm, whatever trained it."""
+
+from pipelines.shared.specs import Protocol
+from pipelines.shared.steps import Step
+
+
+def evaluation(
+    protocol: Protocol,
+    corpus: Step,
+    gold: Step,
+    sft: Step,
+    reward_model: Step,
+    policy: Step,
+    seed: int,
+) -> Step:
+    """Samples, KL, rewards of every policy that a run saved. The proxy is its seed's reward model."""
+    return Step(
+        stage="evaluation",
+        label=f"{policy.stage}-{policy.label}",
+        function="pipelines.evaluate.samples:evaluate",
+        version=1,
+        recipe={"evaluation": protocol.evaluation, "sampling": protocol.sampling},
+        seed=seed,
+        threads=protocol.compute.arm_threads,
+        upstream={
+            "corpus": corpus,
+            "gold": gold,
+            "sft": sft,
+            "reward_model": reward_model,
+            "policy": policy,
+        },
+    )
+
+
+def reference_samples(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -> Step:
+    """Many samples of the SFT model on the evaluation prompts: the optimum and best-of-n come from them."""
+    return Step(
+        stage="reference-samples",
+        label=f"{protocol.evaluation.split}-{protocol.evaluation.reference_samples}",
+        function="pipelines.evaluate.samples:sample_reference",
+        version=1,
+        recipe={"evaluation": protocol.evaluation, "sampling": protocol.sampling},
+        threads=protocol.compute.arm_threads,
+        upstream={"corpus": corpus, "gold": gold, "sft": sft},
+    )

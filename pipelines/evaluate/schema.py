@@ -1,0 +1,124 @@
+"""The columns of every table that an experiment leaves behind: a contract that users build on.
+
+KL is the sequence-level reverse KL to the shared SFT model, in nats, summed over completion tokens
+(the EOS step included), policy and reference at the same stated temperature. Missing is null, never 0.
+"""
+
+import pandas as pd
+
+# Written by an evaluation step, one row per sample: what analysis is made from (no text).
+SCORES = {
+    "prompt_id": "string",
+    "sample": "int64",
+    "step": "int64",  # optimiser step of the policy's snapshot
+    "temperature": "float64",
+    "kl_k1": "float64",  # sum_t log pi - log ref
+    "kl_k3": "float64",  # sum_t exp(-l_t) - 1 + l_t
+    "kl_rb": "float64",  # sum_t KL(pi(.|y<t) || ref(.|y<t)), Rao-Blackwellised over the vocabulary
+    "entropy": "float64",  # nats per token, mean over the completion's positions
+    "length": "int64",  # tokens, EOS included
+    "finished": "bool",  # ended in EOS
+    "reward_gold": "float64",
+    "reward_proxy": "float64",
+}
+
+# Written by the reference-samples step, one row per sample of the SFT model.
+REFERENCE_SCORES = {
+    "prompt_id": "string",
+    "sample": "int64",
+    "temperature": "float64",
+    "length": "int64",
+    "reward_gold": "float64",
+}
+
+FRONTIER = {
+    "arm": "string",
+    "setting": "float64",  # beta or kl_coef; n for best-of-n; null for sft
+    "seed": "int64",
+    "step": "int64",
+    "kl": "float64",
+    "kl_se": "float64",
+    "kl_estimator": "string",  # k1, k3, rb; importance (optimum); analytic (best-of-n)
+    "reward_gold": "float64",
+    "reward_gold_se": "float64",
+    "reward_proxy": "float64",
+    "entropy": "float64",
+    "length": "float64",
+    "n_prompts": "int64",
+    "n_samples": "int64",  # per prompt
+    "run": "string",  # fingerprint of the run, first 8 hex digits
+    "temperature": "float64",
+    "ess": "float64",  # effective sample size; optimum only
+    "stage": "string",  # that made the policy: sft, ppo, dpo; reference-samples for optimum, best-of-n
+    "variant": "string",  # other settings swept with --set, "" for none
+    "final": "bool",  # the policy at the end of training, not a snapshot on the way
+}
+
+OBJECTIVE = {
+    "arm": "string",
+    "setting": "float64",
+    "seed": "int64",
+    "variant": "string",
+    "reward_gold": "float64",
+    "kl": "float64",  # Rao-Blackwellised
+    "objective": "float64",  # J = reward_gold - setting * kl
+    "gain": "float64",  # J - J(SFT), paired by prompt
+    "gain_se": "float64",  # clustered by prompt
+    "objective_sft": "float64",
+    "objective_optimum": "float64",  # mean over prompts of setting * log mean exp(r / setting)
+    "closed_share": "float64",  # gain / (objective_optimum - objective_sft)
+    "ess": "float64",
+    "above_sft": "bool",  # gain exceeds 2 standard errors
+    "run": "string",
+}
+
+COMPUTE = {
+    "arm": "string",
+    "setting": "float64",
+    "seed": "int64",
+    "stage": "string",  # or total, total_with_pairs
+    "seconds": "float64",
+    "flops": "int64",
+    "tokens_generated": "int64",
+    "tokens_trained": "int64",
+    "peak_memory_bytes": "int64",
+    "variant": "string",
+}
+
+SAMPLES = {
+    "run": "string",
+    "prompt_id": "string",
+    "sample": "int64",
+    "prompt": "string",
+    "completion": "string",
+    "n_tokens": "int64",
+    "finished": "bool",
+    "logp": "float64",
+    "ref_logp": "float64",
+    "reward_proxy": "float64",
+    "reward_gold": "float64",
+}
+
+TABLES = {
+    "scores": SCORES,
+    "reference_scores": REFERENCE_SCORES,
+    "frontier": FRONTIER,
+    "objective": OBJECTIVE,
+    "compute": COMPUTE,
+    "samples": SAMPLES,
+}
+
+
+def conform(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """`table` with exactly the contract's columns, order and types.
+
+    Raises:
+        ValueError: a column is missing or unknown, or a value does not fit its type.
+    """
+    columns = TABLES[name]
+    missing, extra = columns.keys() - set(table.columns), set(table.columns) - columns.keys()
+    if missing or extra:
+        raise ValueError(
+            f"table {name}: missing columns {sorted(missing)}, unknown {sorted(extra)}"
+        )
+    return table[list(columns)].astype(columns)

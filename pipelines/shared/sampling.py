@@ -1,0 +1,136 @@
+"""Fast batched sampling from any Transformers causal LM.
+
+A preallocated KV cache, inverse-CDF sampling, and noise keyed by (seed, stream, row, token): what a
+row samples depends neither on the batch it is in nor on the rows beside it (up to float rounding).
+"""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, StaticCache
+
+from pipelines.shared.logprobs import Sequences, positions
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sampled completions.
+
+    Attributes:
+        sequences: prompts and completions, padded.
+        logprobs: (B, C) nats, of the distribution sampled from (temperature included), 0 at padding.
+        finished: (B,) bool, True where the completion ended in EOS.
+    """
+
+    sequences: Sequences
+    logprobs: torch.Tensor
+    finished: torch.Tensor
+
+    def completions(self) -> list[list[int]]:
+        """Token ids of each completion, EOS included, padding not."""
+        ids, mask = self.sequences.completion_ids.tolist(), self.sequences.completion_mask.tolist()
+        return [
+            [token for token, real in zip(*row, strict=True) if real]
+            for row in zip(ids, mask, strict=True)
+        ]
+
+
+def keyed_uniforms(seed: int, stream: int, rows: SequenceOf[int], tokens: int) -> torch.Tensor:
+    """Uniform noise in [0, 1) for each (seed, stream, row, token): (rows, tokens) fp64.
+
+    Philox is counter-based (Salmon et al. 2011), so any row can be drawn alone. `stream` tells apart
+    uses of one seed, such as the updates of a PPO run.
+    """
+    key = np.array([seed, stream], dtype=np.uint64)
+    noise = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, 0, row, 0])).random(tokens)
+        for row in rows
+    ]
+    return torch.from_numpy(np.stack(noise))
+
+
+def inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Sample one index a row: the first whose cumulative probability exceeds u. (B, V), (B,) -> (B,).
+
+    An entry of probability 0 is never drawn: the search is for "above u", and u stays below the total.
+    """
+    cdf = probabilities.cumsum(-1)
+    total = cdf[:, -1]
+    target = torch.minimum(uniforms.to(cdf.dtype) * total, torch.nextafter(total, -total))
+    return torch.searchsorted(cdf, target[:, None], right=True).squeeze(1)
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    prompts: SequenceOf[SequenceOf[int]],
+    uniforms: torch.Tensor,
+    *,
+    eos_id: int,
+    pad_id: int,
+    temperature: float = 1.0,
+) -> Samples:
+    """Sample a completion for each prompt, until EOS or as many tokens as `uniforms` has columns.
+
+    Args:
+        model: in evaluation mode; its logits are divided by `temperature`, nothing is cut off
+            (top_k = 0, top_p = 1).
+        prompts: token ids, none empty.
+        uniforms: (B, C) noise in [0, 1); see `keyed_uniforms`.
+        temperature: above 0.
+
+    Raises:
+        ValueError: PAD is EOS, an empty prompt, or more tokens than the model has positions for.
+    """
+    if pad_id == eos_id:
+        raise ValueError(
+            "PAD must differ from EOS, or finished completions cannot be told from cut-off ones"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if not all(len(ids) for ids in prompts):
+        raise ValueError("an empty prompt cannot be completed")
+    device, (batch, steps) = model.device, uniforms.shape
+    width = max(len(ids) for ids in prompts)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and width + steps > limit:
+        raise ValueError(
+            f"{width} prompt + {steps} new tokens exceed the model's {limit} positions"
+        )
+    ids = torch.full((batch, width + steps), pad_id, dtype=torch.long)
+    mask = torch.zeros((batch, width + steps), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) : width] = torch.tensor(prompt)
+        mask[row, width - len(prompt) : width] = 1
+    ids, mask, uniforms = ids.to(device), mask.to(device), uniforms.to(device)
+    logprobs = torch.zeros((batch, steps), device=device)
+    finished = torch.zeros(batch, dtype=torch.bool, device=device)
+    cache = StaticCache(config=model.config, max_cache_len=width + steps)
+    position = positions(mask)[:, :width]
+    tokens = ids[:, :width]
+    for step in range(steps):
+        now = width + step
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask[:, :now],
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        logp = (logits.float() / temperature).log_softmax(-1)
+        drawn = inverse_cdf(logp.exp(), uniforms[:, step])
+        chosen = logp.gather(1, drawn[:, None]).squeeze(1)
+        ids[:, now] = torch.where(finished, pad_id, drawn)
+        logprobs[:, step] = chosen.masked_fill(finished, 0.0)
+        mask[:, now] = (~finished).long()
+        finished = finished | (drawn == eos_id)
+        if bool(finished.all()):
+            break
+        tokens = ids[:, now : now + 1]
+        position = position[:, -1:] + 1
+    longest = width + int(mask[:, width:].sum(1).max())
+    sequences = Sequences(ids[:, :longest].clone(), mask[:, :longest].clone(), width)
+    return Samples(sequences, logprobs[:, : longest - width].clone(), finished)

@@ -1,0 +1,135 @@
+"""What every trainer of the project shares: HF Trainer arguments, cost, progress, saved policies."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback
+
+from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.steps import Context, write_json
+
+POLICIES = "policies.json"
+
+
+def trainer_arguments(context: Context) -> dict[str, Any]:
+    """Arguments that all trainers get: nothing here changes a result but the seed.
+
+    bf16 and gradient checkpointing, on by default in TRL, cost 15x or an error on a CPU.
+    """
+    return {
+        "output_dir": str(context.path / "trainer"),
+        "use_cpu": context.runtime.device == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "seed": context.seed,
+    }
+
+
+class Accounted:
+    """Mixin for a Trainer: books the FLOPs and tokens of every step in a ledger.
+
+    Set `ledger` and `cost` before training. Forward and backward are 3 forward passes' worth.
+    """
+
+    ledger: Ledger
+    cost: ModelCost
+
+    def head_positions(self, inputs: dict[str, Any]) -> int:
+        """Positions whose logits the loss needs; each trainer knows its own."""
+        raise NotImplementedError
+
+    def _forward_flops(self, inputs: dict[str, Any]) -> int:
+        sequences, length = inputs["input_ids"].shape
+        return self.cost.forward(sequences, length, self.head_positions(inputs))
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.ledger.add(
+            flops=3 * self._forward_flops(inputs),
+            tokens_trained=int(inputs["attention_mask"].sum()),
+        )
+        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.ledger.add(flops=self._forward_flops(inputs))
+        return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+
+class StepCallback(TrainerCallback):
+    """Sends a trainer's progress and logs to its step, and saves policies on the way.
+
+    Raises:
+        FloatingPointError: the loss is not finite; training on would waste the rest of the run.
+    """
+
+    def __init__(
+        self, context: Context, save: Callable[[int], None] | None = None, snapshots: int = 1
+    ):
+        self.context = context
+        self.save = save
+        self.snapshots = snapshots
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.context.progress(state.global_step, state.max_steps, "steps")
+        if self.save and state.global_step in snapshot_steps(state.max_steps, self.snapshots):
+            self.save(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(float(loss)):
+            raise FloatingPointError(
+                f"loss is {loss} at step {state.global_step}: lower the learning rate or raise beta"
+            )
+        row = {key: finite(value) for key, value in (logs or {}).items() if key != "total_flos"}
+        self.context.log({"step": state.global_step, **row})
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a float, None where it is not finite (JSON has no NaN)."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def snapshot_steps(total: int, snapshots: int) -> set[int]:
+    """Evenly spaced steps, the last one included."""
+    return {round(total * part / snapshots) for part in range(1, snapshots + 1)} - {0}
+
+
+class PolicyWriter:
+    """Saves policies of one run: checkpoint/ for the last step, snapshots/step-N/ before it."""
+
+    def __init__(self, context: Context, model: PreTrainedModel, tokenizer: Any):
+        self.path, self.model, self.tokenizer = context.path, model, tokenizer
+        self.written: list[dict[str, Any]] = []
+
+    def __call__(self, step: int) -> None:
+        """Save the policy as it is now."""
+        folder = f"snapshots/step-{step}"
+        self.model.save_pretrained(self.path / folder)
+        self.written.append({"step": step, "folder": folder})
+
+    def finish(self) -> None:
+        """Make the last saved policy the checkpoint, with its tokenizer; list all in policies.json."""
+        last = self.written[-1]
+        shutil.move(self.path / last["folder"], self.path / "checkpoint")
+        last["folder"] = "checkpoint"
+        self.tokenizer.save_pretrained(self.path / "checkpoint")
+        write_json(self.path / POLICIES, self.written)
+        for leftover in ("trainer", "snapshots"):
+            folder = self.path / leftover
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def saved_policies(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each policy that a run saved, the last one at the end."""
+    return [
+        (row["step"], folder / row["folder"]) for row in json.loads((folder / POLICIES).read_text())
+    ]

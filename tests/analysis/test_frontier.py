@@ -1,0 +1,115 @@
+"""Means, clustered errors, and two curves whose true values are known."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import MU, reference_of, toy_scores
+
+from analysis.frontier import (
+    best_of_n,
+    best_of_n_weights,
+    frontier,
+    frontier_table,
+    optimum,
+    optimum_per_prompt,
+)
+from analysis.study import load
+
+
+def test_clustered_standard_error_by_hand():
+    # Per-prompt means 1 and 5: mean 3, std(ddof=1) = sqrt(8), SE = sqrt(8) / sqrt(2) = 2.
+    # Taking the 4 samples as independent would give sqrt(20/3) / 2 = 1.29.
+    table = frontier(toy_scores())
+    assert list(table["kl_estimator"]) == ["k1", "k3", "rb"]
+    assert table["reward_gold"].tolist() == [3.0] * 3
+    assert table["reward_gold_se"].tolist() == pytest.approx([2.0] * 3)
+    assert table["kl"].tolist() == [4.0, 4.0, 3.0]
+    assert table["kl_se"].tolist() == pytest.approx([2.0, 0.0, 1.0])
+    assert table[["n_prompts", "n_samples"]].iloc[0].tolist() == [2, 2]
+
+
+def test_final_is_the_last_step_of_its_own_run():
+    scores = pd.concat([toy_scores(step=3), toy_scores(), toy_scores(step=3, run="b", seed=1)])
+    rows = frontier(scores).query("kl_estimator == 'rb'")
+    assert rows[["seed", "step", "final"]].values.tolist() == [
+        [0, 3, False],
+        [0, 5, True],
+        [1, 3, True],
+    ]
+
+
+def test_partly_missing_is_missing():
+    table = frontier(toy_scores(reward_proxy=[1.0, np.nan, 1.0, 1.0]))
+    assert table["reward_proxy"].isna().all()
+    assert table["reward_gold"].notna().all()
+
+
+def test_optimum_of_two_samples_by_hand():
+    # Rewards 0 and ln 3 at beta 1: w = 1/4, 3/4; E* = 3/4 ln 3; Z = (1 + 3)/2 = 2.
+    row = optimum_per_prompt(reference_of([[0.0, np.log(3)]]), 1.0).iloc[0]
+    assert row["reward"] == pytest.approx(0.75 * np.log(3))
+    assert row["objective"] == pytest.approx(np.log(2))
+    assert row["kl"] == pytest.approx(0.75 * np.log(3) - np.log(2))
+    assert row["ess"] == pytest.approx(1 / (1 / 16 + 9 / 16))
+
+
+def test_optimum_of_gaussian_rewards_is_the_closed_form():
+    s, beta = 1.2, 2.0
+    rewards = np.random.default_rng(0).normal(MU, s, (50, 4000))
+    row = optimum(reference_of(rewards.tolist()), [beta]).iloc[0]
+    assert row["reward_gold"] == pytest.approx(MU + s**2 / beta, abs=4 * row["reward_gold_se"])
+    assert row["kl"] == pytest.approx(s**2 / (2 * beta**2), abs=4 * row["kl_se"])
+    per_prompt = optimum_per_prompt(reference_of(rewards.tolist()), beta)
+    assert per_prompt["objective"].mean() / beta == pytest.approx(
+        MU / beta + s**2 / (2 * beta**2), rel=0.01
+    )
+
+
+def test_optimum_is_stable_and_checks_beta():
+    row = optimum_per_prompt(reference_of([[0.0, 1000.0]]), 1e-3).iloc[0]
+    assert row["reward"] == 1000.0
+    assert row["kl"] == pytest.approx(np.log(2))
+    equal = optimum_per_prompt(reference_of([[0.7, 0.7, 0.7]]), 0.1).iloc[0]
+    assert equal["kl"] == pytest.approx(0, abs=1e-12) and equal["ess"] == pytest.approx(3)
+    with pytest.raises(ValueError, match="beta = 0"):
+        optimum_per_prompt(reference_of([[0.0, 1.0]]), 0.0)
+
+
+def test_ess_is_the_median_over_prompts():
+    table = optimum(reference_of([[0.0, 0.0], [0.0, 90.0], [0.0, 80.0]]), [1.0])
+    assert table["ess"].iloc[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("total, n", [(3, 2), (6, 4), (5, 1), (5, 5)])
+def test_best_of_n_is_the_mean_over_all_subsets(total, n):
+    rewards = np.random.default_rng(total).normal(size=total)
+    expected = np.mean([max(subset) for subset in combinations(rewards, n)])
+    row = best_of_n(reference_of([rewards.tolist()]), [n]).iloc[0]
+    assert row["reward_gold"] == pytest.approx(expected)
+    assert row["kl"] == pytest.approx(np.log(n) - (n - 1) / n)
+
+
+def test_best_of_n_by_hand():
+    # Of 1, 2, 4 the pairs' maxima are 2, 4, 4.
+    table = best_of_n(reference_of([[4.0, 1.0, 2.0]]), [1, 2, 3])
+    assert table["reward_gold"].tolist() == pytest.approx([7 / 3, 10 / 3, 4.0])
+    assert best_of_n_weights(128, 256).sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="between 1 and the 3"):
+        best_of_n(reference_of([[4.0, 1.0, 2.0]]), [4])
+
+
+def test_whole_table_has_the_curves_where_they_are_trusted(builder, tmp_path):
+    table = frontier_table(load(builder.write(tmp_path / "s")))
+    curve = table[table["arm"] == "optimum"]
+    assert (curve["ess"] >= 10).all() and len(curve) > 10
+    assert set(curve["kl_estimator"]) == {"importance"} and 1.0 in set(curve["setting"])
+    chosen = table[table["arm"] == "best-of-n"]
+    assert chosen["setting"].tolist() == [1, 2, 4, 8, 16, 32, 64]
+    assert set(table["run"].str.len()) == {8}
+    # The optimum is the best at its KL: above best-of-n everywhere between the curve's ends.
+    inside = chosen[chosen["kl"].between(curve["kl"].min(), curve["kl"].max())]
+    ordered = curve.sort_values("kl")
+    best = np.interp(inside["kl"], ordered["kl"], ordered["reward_gold"])
+    assert len(inside) >= 2 and (best >= inside["reward_gold"]).all()

@@ -1,0 +1,115 @@
+"""Only what one meter judged is compared; what is missing is named."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from analysis.study import load
+from pipelines.shared.errors import UserError
+
+
+def test_scores_say_whose_they_are(builder, tmp_path):
+    study = load(builder.write(tmp_path / "s"))
+    assert set(study.scores["arm"]) == {"sft", "dpo", "ppo"}
+    ppo = study.scores[(study.scores["arm"] == "ppo") & (study.scores["setting"] == 0.1)]
+    assert set(ppo["stage"]) == {"ppo"}
+    assert set(ppo["run"]) == {builder.evaluation("ppo", 0.1)[:8]}
+    assert sorted(ppo["step"].unique()) == [20, 40, 60]
+    assert study.metrics[builder.gold][0]["held_out_accuracy"] == 0.78
+
+
+@pytest.mark.parametrize("upstream", ["sft", "gold", "corpus"])
+def test_refuses_other_shared_steps(builder, tmp_path, upstream):
+    odd = builder.records[builder.evaluation("ppo", 0.1)]["identity"]["upstream"]
+    odd[upstream] = "f" * 64
+    with pytest.raises(UserError, match=rf"upstream {upstream} differs: .*ffffffff in ppo 0\.1"):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_another_evaluation_recipe(builder, tmp_path):
+    recipe = builder.records[builder.evaluation("dpo", 0.3)]["identity"]["recipe"]
+    recipe["evaluation"]["temperature"] = 0.7
+    with pytest.raises(
+        UserError, match=r"evaluation\.temperature differs: .*0\.7 in dpo 0\.3 \(seed"
+    ):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_a_recipe_that_lacks_a_field(builder, tmp_path):
+    del builder.records[builder.evaluation("sft", None)]["identity"]["recipe"]["evaluation"][
+        "split"
+    ]
+    with pytest.raises(UserError, match=r"evaluation\.split differs: missing in sft"):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_reference_samples_of_another_sft_model(builder, tmp_path):
+    builder.records[builder.reference]["identity"]["upstream"]["sft"] = "e" * 64
+    with pytest.raises(UserError, match=r"upstream sft differs.*eeeeeeee in the reference samples"):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_other_prompts(builder, tmp_path):
+    key = builder.evaluation("dpo", 1.0)
+    table = builder.tables[key]
+    builder.tables[key] = table[table["prompt_id"] != "p003"]
+    with pytest.raises(UserError, match=r"prompt_id differs: dpo 1 \(seed 0\).*'p003'"):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_other_temperature_in_the_scores(builder, tmp_path):
+    builder.tables[builder.evaluation("ppo", 1.0)]["temperature"] = 0.5
+    with pytest.raises(UserError, match=r"temperature differs: 0\.5 in ppo 1"):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_unequal_numbers_of_samples(builder, tmp_path):
+    key = builder.evaluation("ppo", 1.0)
+    builder.tables[key] = builder.tables[key].iloc[1:]
+    with pytest.raises(UserError, match=r"ppo 1 .*not equally many"):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_the_evaluation_of_another_policy(builder, tmp_path):
+    builder.arms[1]["policy"] = builder.arms[2]["policy"]
+    with pytest.raises(UserError, match=r"of dpo 0\.05 \(seed 0\) is not of the policy"):
+        load(builder.write(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_missing_files_are_named(builder, tmp_path, suffix):
+    folder = builder.write(tmp_path / "s")
+    path = folder / "runs" / f"{builder.evaluation('ppo', 0.3)[:8]}.{suffix}"
+    path.unlink()
+    with pytest.raises(
+        UserError, match=rf"{path.name}.*is missing: .*rlhf-vs-dpo run toy --scale mini"
+    ):
+        load(folder)
+
+
+def test_missing_or_incomplete_manifest(builder, tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.json is missing"):
+        load(tmp_path)
+    folder = builder.write(tmp_path / "s")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["gold"], manifest["arms"][0]["variant"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"lacks gold, arms\[0\]\.variant"):
+        load(folder)
+
+
+def test_a_record_that_is_another_is_refused(builder, tmp_path):
+    folder = builder.write(tmp_path / "s")
+    path = folder / "runs" / f"{builder.sft[:8]}.json"
+    path.write_text(path.read_text().replace(builder.sft, builder.gold))
+    with pytest.raises(UserError, match="is the record of"):
+        load(folder)
+
+
+def test_a_table_with_other_columns_is_refused(builder, tmp_path):
+    folder = builder.write(tmp_path / "s")
+    path = folder / "runs" / f"{builder.reference[:8]}.parquet"
+    pd.DataFrame({"x": [1]}).to_parquet(path)
+    with pytest.raises(UserError, match=r"not a reference_scores table \(.*missing columns"):
+        load(folder)

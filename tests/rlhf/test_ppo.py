@@ -1,0 +1,204 @@
+"""PPOTrainer on a reward that anyone can check."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+
+from pipelines.rlhf.ppo import (
+    PPOConfig,
+    PPOTrainer,
+    PromptStream,
+    check_ratio,
+    check_scores,
+    values_before,
+)
+from pipelines.shared.ledger import ModelCost
+from pipelines.shared.logprobs import pack
+from pipelines.shared.models import new_reward_model, rewards, token_values
+
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+
+
+def config(tmp_path, **changes) -> PPOConfig:
+    settings = {
+        "kl_coef": 0.01,
+        "updates": 12,
+        "rollouts": 64,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "max_completion_length": 6,
+        "learning_rate": 3e-3,
+    } | changes
+    return PPOConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=0,
+        **settings,
+    )
+
+
+@pytest.fixture
+def critic(policy, tmp_path):
+    policy.save_pretrained(tmp_path / "sft")
+    torch.manual_seed(0)
+    return new_reward_model(tmp_path / "sft").eval()
+
+
+def count_of_even_tokens(sequences) -> torch.Tensor:
+    return ((sequences.completion_ids % 2 == 0) & sequences.completion_mask).sum(-1).float()
+
+
+def train(
+    policy, critic, tokenizer, tmp_path, reward=count_of_even_tokens, **changes
+) -> PPOTrainer:
+    trainer = PPOTrainer(
+        model=policy,
+        ref_model=copy.deepcopy(policy),
+        reward=reward,
+        value_model=critic,
+        args=config(tmp_path, **changes),
+        train_dataset=Dataset.from_dict({"prompt_ids": PROMPTS}),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer
+
+
+def history(trainer: PPOTrainer, name: str) -> list[float]:
+    return [row[name] for row in trainer.state.log_history if name in row]
+
+
+def test_the_reward_rises_and_the_kl_starts_at_0(policy, critic, tokenizer, tmp_path):
+    trainer = train(policy, critic, tokenizer, tmp_path)
+    scores, kl = history(trainer, "objective/score"), history(trainer, "objective/kl")
+    assert len(scores) == 12
+    assert scores[-1] > scores[0] + 1.0
+    assert kl[0] == pytest.approx(0, abs=1e-4) and kl[-1] > 0.1
+
+
+def test_a_larger_coefficient_keeps_the_policy_closer(policy, critic, tokenizer, tmp_path):
+    near = train(copy.deepcopy(policy), copy.deepcopy(critic), tokenizer, tmp_path, kl_coef=3.0)
+    far = train(policy, critic, tokenizer, tmp_path, kl_coef=0.0)
+    assert history(near, "objective/kl")[-1] < 0.5 * history(far, "objective/kl")[-1]
+
+
+def test_the_same_seed_gives_the_same_weights(policy, critic, tokenizer, tmp_path):
+    def weights():
+        model = copy.deepcopy(policy)
+        train(model, copy.deepcopy(critic), tokenizer, tmp_path, updates=2)
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    assert torch.equal(weights(), weights())
+
+
+def test_a_policy_that_differs_between_rollout_and_update_is_caught(
+    policy, critic, tokenizer, tmp_path
+):
+    class Warmer(PPOTrainer):
+        """Updates at another temperature than it sampled at."""
+
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            self.args.temperature = 1.01
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    trainer = Warmer(
+        model=policy,
+        ref_model=copy.deepcopy(policy),
+        reward=count_of_even_tokens,
+        value_model=critic,
+        args=config(tmp_path, updates=1),
+        train_dataset=Dataset.from_dict({"prompt_ids": PROMPTS}),
+        processing_class=tokenizer,
+    )
+    with pytest.raises(RuntimeError, match="ratio is off 1"):
+        trainer.train()
+
+
+def test_check_ratio():
+    check_ratio(torch.tensor([1.0, 1.00005]))
+    for bad in (1.001, 0.99, float("nan")):
+        with pytest.raises(RuntimeError, match="likely dropout"):
+            check_ratio(torch.tensor([1.0, bad]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (torch.ones(3), r"shape \(3,\) for 2 sequences"),
+        (torch.ones(2, 1), r"shape \(2, 1\)"),
+        (torch.tensor([1.0, float("nan")]), "sample 1 is nan"),
+    ],
+)
+def test_a_bad_reward_is_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        check_scores(scores, 2)
+
+
+def test_pad_must_differ_from_eos(policy, critic, tokenizer, tmp_path):
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = other.eos_token
+    with pytest.raises(ValueError, match="differ from EOS"):
+        train(policy, critic, other, tmp_path)
+
+
+def test_every_prompt_comes_before_any_comes_again(tmp_path):
+    args = config(tmp_path, rollouts=4, updates=5, num_ppo_epochs=1)
+    batches = list(PromptStream(10, args))
+    assert len(batches) == len(PromptStream(10, args)) == args.max_steps == 10
+    assert batches[0] == batches[1] and batches[0] != batches[2]
+    drawn = [index for batch in batches[::2] for index in batch]
+    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+
+
+def test_rewards_are_read_at_the_last_real_token(critic):
+    mixed = pack([[5, 6, 7], [8]], [[9, 10, 11, 12], [13, 14]], pad_id=1)
+    with torch.no_grad():
+        together = rewards(critic, mixed)
+        alone = rewards(critic, pack([[8]], [[13, 14]], pad_id=1))
+        at_end = token_values(critic, pack([[8]], [[13, 14]], pad_id=1))[0, 2]
+    torch.testing.assert_close(together[1], alone[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone[0], at_end)
+
+
+def test_rewards_equal_transformers_own_pooling(critic, tokenizer):
+    """The classifier that TRL trained is the function that PPO maximises."""
+    ids = torch.tensor([[5, 6, 7, 9, 10], [8, 13, 14, 1, 1]])
+    with torch.no_grad():
+        theirs = critic(
+            input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long()
+        ).logits[:, 0]
+        ours = rewards(critic, pack([[5, 6, 7], [8]], [[9, 10], [13, 14]], pad_id=1))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_scores_are_centred_by_the_models_reward_mean(critic):
+    sequences = pack([[5, 6, 7]], [[9, 10]], pad_id=1)
+    with torch.no_grad():
+        before = rewards(critic, sequences)
+        critic.config.reward_mean = 0.75
+        torch.testing.assert_close(rewards(critic, sequences), before - 0.75)
+
+
+def test_a_value_is_that_of_the_state_before_its_token(critic):
+    """Changing a token must not change its own value, only later ones."""
+    first, second = (pack([[5, 6, 7]], [[9, token, 11]], pad_id=1) for token in (10, 20))
+    with torch.no_grad():
+        a, b = values_before(critic, first)[0], values_before(critic, second)[0]
+    torch.testing.assert_close(a[:2], b[:2])
+    assert (a[2] - b[2]).abs() > 1e-4
+
+
+def test_the_ledger_counts_every_token(policy, critic, tokenizer, tmp_path):
+    trainer = train(policy, critic, tokenizer, tmp_path, updates=2)
+    phases = trainer.ledger.phases()
+    assert phases["rollout"]["tokens_generated"] <= 2 * 64 * 6
+    trained = sum(book["tokens_trained"] for book in phases.values())
+    assert trained > 2 * phases["rollout"]["tokens_generated"]
+    assert ModelCost.of(critic).head == 0

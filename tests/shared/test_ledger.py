@@ -1,0 +1,69 @@
+"""Analytic FLOPs against torch's own counter."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.logprobs import completion_logprobs, pack
+from pipelines.shared.models import new_reward_model, rewards
+from pipelines.shared.sampling import keyed_uniforms, sample
+
+
+@pytest.fixture(autouse=True)
+def counted_attention(policy):
+    """torch's counter does not see the fused CPU attention; the eager one does the same products."""
+    policy.set_attn_implementation("eager")
+
+
+@pytest.fixture
+def sequences():
+    return pack([[5, 6, 7, 8]] * 6, [[9, 10, 11, 12, 13]] * 6, pad_id=1)
+
+
+def test_a_forward_pass_with_the_head_on_completions_only(policy, sequences):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        completion_logprobs(policy, sequences)
+    assert ModelCost.of(policy).forward(6, 9, 6 * 6) == pytest.approx(
+        counter.get_total_flops(), rel=0.02
+    )
+
+
+def test_a_training_step_is_three_forward_passes(policy, sequences):
+    with FlopCounterMode(display=False) as counter:
+        completion_logprobs(policy, sequences).sum().backward()
+    assert 3 * ModelCost.of(policy).forward(6, 9, 36) == pytest.approx(
+        counter.get_total_flops(), rel=0.05
+    )
+
+
+def test_sampling(policy):
+    with FlopCounterMode(display=False) as counter:
+        sample(policy, [[5, 6, 7, 8]] * 6, keyed_uniforms(0, 0, range(6), 10), eos_id=0, pad_id=1)
+    assert ModelCost.of(policy).decode(6, 4, 10) == pytest.approx(
+        counter.get_total_flops(), rel=0.05
+    )
+
+
+def test_a_reward_model_has_no_lm_head(policy, sequences, tmp_path):
+    policy.save_pretrained(tmp_path)
+    model = new_reward_model(tmp_path).eval()
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        rewards(model, sequences)
+    assert ModelCost.of(model).head == 0
+    assert ModelCost.of(model).forward(6, 9) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_counts_go_to_the_phase_they_happen_in():
+    ledger = Ledger()
+    with ledger.phase("update"):
+        ledger.add(flops=10, tokens_trained=4)
+        with ledger.phase("rollout"):
+            ledger.add(flops=3, tokens_generated=2)
+        ledger.add(flops=10)
+    assert ledger.phases()["update"]["flops"] == 20
+    assert ledger.phases()["rollout"]["flops"] == 3
+    totals = ledger.totals(seconds=1.5)
+    assert (totals["flops"], totals["tokens_trained"], totals["tokens_generated"]) == (23, 4, 2)
+    assert totals["seconds"] == 1.5 and totals["peak_memory_bytes"] > 10 * 2**20
