@@ -213,12 +213,12 @@ def caveats(study: "Study") -> list[str]:
             f"{len(seeds)} seeds: intervals are over prompts and over seeds, the latter "
             f"by Student's t with {len(seeds) - 1} degrees of freedom."
         )
-    machines = {_machine(record["hardware"]) for record in policies}
-    threads = {record["identity"]["threads"] for record in policies}
-    if len(machines) > 1 or len(threads) > 1:
+    arms = [record for record in policies if record["stage"] != "sft"]
+    setups = {f"{_machine(r['hardware'])}, {r['identity']['threads']} threads" for r in arms}
+    if len(setups) > 1:
         found.append(
-            f"Policies were trained on {len(machines)} kinds of machine with "
-            f"{sorted(threads)} threads: seconds are not comparable between them, FLOPs are."
+            f"Policies were trained in different places ({'; '.join(sorted(setups))}): their "
+            "seconds are not comparable, their FLOPs are."
         )
     dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
     if dirty:

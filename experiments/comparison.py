@@ -136,7 +136,9 @@ def folder_name(
     seeds: int,
     given: Mapping[str, Sequence[Any]],
 ) -> str:
-    """`name-scale`, with what differs from the default appended, so that no report overwrites another."""
+    """`name-scale`, with what differs from the default appended, so that no report overwrites
+    another.
+    """
     parts = [f"arms={','.join(sorted(arms))}"] if arms else []
     parts += [f"seeds={seeds}"] if seeds != 1 else []
     parts += [

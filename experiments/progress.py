@@ -119,8 +119,11 @@ class Display:
 def seconds_left(
     steps: Sequence[Step], estimator: Estimator, cores: int, shares: dict[str, float] | None = None
 ) -> float | None:
-    """Predicted seconds for the steps: thread-seconds spread over the cores, or the longest chain if
-    that is more. `shares` tells how much of a running step is done. None where a step is unknown."""
+    """Predicted seconds for the steps, or None where one of them cannot be predicted.
+
+    It is the thread-seconds spread over the cores, or the longest chain of dependencies if that is
+    more. `shares` tells how much of a running step is done.
+    """
     spent = shares or {}
     chain: dict[str, float] = {}
     thread_seconds = 0.0

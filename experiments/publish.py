@@ -1,7 +1,7 @@
 """From runs to an experiment's folder: everything that the analysis reads, and nothing else.
 
-results/experiments/<name>/ can be committed without results/runs: it holds the manifest, each step's
-record and metrics, the per-prompt scores (no text), and what analysis makes of them.
+results/experiments/<name>/ can be committed without results/runs: it holds the manifest, each
+step's record and metrics, the per-prompt scores (no text), and what analysis makes of them.
 """
 
 import shutil
@@ -28,7 +28,8 @@ def collect(study: Study, results: Path) -> Path:
         if load_record(step, results) is None:
             raise UserError(
                 f"{study.folder_name}: step {step.stage} {step.label} has not been run; "
-                f"use `rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}` with the same options"
+                f"use `rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}` "
+                "with the same options"
             )
         source, short = step.folder(results), step.fingerprint[:8]
         shutil.copyfile(source / RECORD, runs / f"{short}.json")

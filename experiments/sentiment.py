@@ -1,15 +1,17 @@
 """Controlled sentiment: does DPO reach RLHF's objective better than PPO does, at equal KL?
 
-Design. Rotten Tomatoes review snippets with human fresh/rotten labels. One small GPT-2 is trained on
-them (SFT). A classifier of the human labels is the gold reward. The SFT model completes 1,000 prompts
-four times; a simulated labeller compares all pairs by Bradley-Terry on the gold reward. RLHF learns a
-reward model from the pairs and runs PPO against it; DPO trains on the same pairs. Both start from the
-same SFT model, use the same prompts, and are swept over the same four strengths of the KL constraint.
-Every policy is sampled on the same 256 held-out prompts and measured by one KL meter; the optimum of
-the objective J = E[gold] - beta KL is estimated from samples of the SFT model.
+Design. Rotten Tomatoes review snippets with human fresh/rotten labels. One small GPT-2 is trained
+on them (SFT). A classifier of the human labels is the gold reward. The SFT model completes 1,000
+prompts four times; a simulated labeller compares all pairs by Bradley-Terry on the gold reward.
+RLHF learns a reward model from the pairs and runs PPO against it; DPO trains on the same pairs.
+Both start from the same SFT model, use the same prompts, and are swept over the same four strengths
+of the KL constraint. Every policy is sampled on the same 256 held-out prompts and measured by one
+KL meter; the optimum of the objective J = E[gold] - beta KL is estimated from samples of the SFT
+model.
 
-What would falsify the claim "DPO reaches RLHF's objective better than most implementations of RLHF":
-PPO with a higher J than DPO at the same beta, by more than its interval, at most of the betas.
+What would falsify the claim "DPO reaches RLHF's objective better than most implementations of
+RLHF": PPO with a higher J than DPO at the same beta, by more than its interval, at most of the
+betas.
 
 Left out of this first slice: arms beside PPO and DPO, judges, intervals over more than a few seeds.
 
@@ -103,20 +105,22 @@ DEVIATIONS = (
     {
         "item": "generation, KL estimator, evaluation prompts, seeds",
         "paper": "not stated",
-        "here": "temperature 1, no top-k or top-p; Rao-Blackwellised sequence KL; 256 held-out prompts x 4",
+        "here": "temperature 1, no top-k or top-p; Rao-Blackwellised sequence KL; 256 held-out "
+        "prompts x 4",
     },
     {
         "item": "tokenizer",
         "paper": "GPT-2's",
-        "here": "byte-level BPE fitted on the text of all reviews, labels unseen: prompts, and so the "
-        "splits, are defined by its tokens",
+        "here": "byte-level BPE fitted on the text of all reviews, labels unseen: prompts, and so "
+        "the splits, are defined by its tokens",
     },
 )
 
 SENTIMENT = Experiment(
     name="sentiment",
     title="RLHF and DPO on controlled sentiment",
-    question="Which method gets more gold reward for the KL it spends: RLHF (reward model + PPO) or DPO?",
+    question="Which method gets more gold reward for the KL it spends: "
+    "RLHF (reward model + PPO) or DPO?",
     scales={"smoke": SMOKE, "mini": MINI},
     arms=ARMS,
     sweeps={"ppo": ("ppo.kl_coef", BETAS), "dpo": ("dpo.beta", BETAS)},

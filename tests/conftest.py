@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture
 def policy(tokenizer):
-    """A GPT-2 with sharp, position-dependent predictions, so that a wrong position or mask shows."""
+    """A GPT-2 with sharp predictions that depend on position: a wrong mask shows."""
     torch.manual_seed(0)
     model = new_policy(ModelSpec(layers=2, width=32, heads=2, context=24), tokenizer).eval()
     for parameter in model.parameters():

@@ -5,8 +5,8 @@ l_t = log pi(y_t|y_<t) - log ref(y_t|y_<t), summed over completion tokens, the E
 
     k1 = sum_t l_t                                   unbiased
     k3 = sum_t exp(-l_t) - 1 + l_t                   unbiased, never negative (Schulman 2020)
-    rb = sum_t KL(pi(.|y_<t) || ref(.|y_<t))         unbiased, exact over the vocabulary at each step
-                                                     (Amini et al. 2025)
+    rb = sum_t KL(pi(.|y_<t) || ref(.|y_<t))         unbiased, exact over the vocabulary at each
+                                                     step (Amini et al. 2025)
 
 k3 is taken per token: of the ratio of whole sequences it has an enormous variance.
 """

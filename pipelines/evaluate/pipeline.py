@@ -13,7 +13,7 @@ def evaluation(
     policy: Step,
     seed: int,
 ) -> Step:
-    """Samples, KL, rewards of every policy that a run saved. The proxy is its seed's reward model."""
+    """Samples, KL and rewards of every policy of a run; the proxy is its seed's reward model."""
     return Step(
         stage="evaluation",
         label=f"{policy.stage}-{policy.label}",
@@ -33,7 +33,7 @@ def evaluation(
 
 
 def reference_samples(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -> Step:
-    """Many samples of the SFT model on the evaluation prompts: the optimum and best-of-n come from them."""
+    """Many samples of the SFT model: the optimum and best-of-n are estimated from them."""
     return Step(
         stage="reference-samples",
         label=f"{protocol.evaluation.split}-{protocol.evaluation.reference_samples}",

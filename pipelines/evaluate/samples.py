@@ -1,4 +1,4 @@
-"""Evaluation of one run: every saved policy sampled on the same held-out prompts, under one meter."""
+"""Evaluation of a run: every saved policy on the same held-out prompts, under one meter."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def evaluation_prompts(context: Context) -> pd.DataFrame:
 def evaluate(context: Context) -> None:
     """Step: sample and score each saved policy of the run `policy`.
 
-    Writes scores.parquet (schema SCORES, all snapshots) and samples.parquet (schema SAMPLES less `run`,
-    the last policy). Sampling noise is the same for every arm.
+    Writes scores.parquet (schema SCORES, all snapshots) and samples.parquet (schema SAMPLES less
+    `run`, the last policy). Sampling noise is the same for every arm.
     """
     prompts = evaluation_prompts(context)
     policies = saved_policies(context.inputs["policy"])

@@ -1,7 +1,8 @@
 """The columns of every table that an experiment leaves behind: a contract that users build on.
 
 KL is the sequence-level reverse KL to the shared SFT model, in nats, summed over completion tokens
-(the EOS step included), policy and reference at the same stated temperature. Missing is null, never 0.
+(the EOS step included), policy and reference at the same stated temperature. Missing is null,
+never 0.
 """
 
 import pandas as pd
@@ -49,7 +50,7 @@ FRONTIER = {
     "run": "string",  # fingerprint of the run, first 8 hex digits
     "temperature": "float64",
     "ess": "float64",  # effective sample size; optimum only
-    "stage": "string",  # that made the policy: sft, ppo, dpo; reference-samples for optimum, best-of-n
+    "stage": "string",  # that made the policy; reference-samples for optimum and best-of-n
     "variant": "string",  # other settings swept with --set, "" for none
     "final": "bool",  # the policy at the end of training, not a snapshot on the way
 }

@@ -1,4 +1,6 @@
-"""PPO's arithmetic as pure functions. B sequences, C completion tokens; masks are bool, True = real."""
+"""PPO's arithmetic as pure functions. B sequences, C completion tokens; masks are bool, True =
+real.
+"""
 
 import torch
 
@@ -17,8 +19,8 @@ def masked_var(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
     """(values - mean) / std over the real tokens, 0 at padding: (B, C), (B, C) -> (B, C).
 
-    With `shift_mean=False` the mean is kept (the values are divided by std about their mean, and the
-    mean added back): for rewards, whose sign means something.
+    With `shift_mean=False` the mean is kept (the values are divided by std about their mean, and
+    the mean added back): for rewards, whose sign means something.
     """
     mean, std = masked_mean(values, mask), (masked_var(values, mask) + 1e-8).sqrt()
     whitened = (values - mean) / std
@@ -104,6 +106,8 @@ def clipped_value_loss(
     mask: torch.Tensor,
     clip_range: float,
 ) -> torch.Tensor:
-    """0.5 mean_t max((V - R)^2, (clip(V, V_old +- eps) - R)^2) over real tokens (Stiennon et al. 2020)."""
+    """0.5 mean_t max((V - R)^2, (clip(V, V_old +- eps) - R)^2) over real tokens (Stiennon et al.
+    2020).
+    """
     clipped = values.clamp(old_values - clip_range, old_values + clip_range)
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)

@@ -1,7 +1,8 @@
 """Stage 3 of RLHF: PPO with a per-token KL penalty, on the HF Trainer base that DPO also runs on.
 
-One optimiser step of the Trainer is one minibatch. The data loader yields each update's prompts once
-per minibatch; the first time they are rolled out and cut into minibatches, and every step takes one.
+One optimiser step of the Trainer is one minibatch. The data loader yields each update's prompts
+once per minibatch; the first time they are rolled out and cut into minibatches, and every step
+takes one.
 """
 
 from collections import defaultdict, deque
@@ -141,7 +142,8 @@ class PPOTrainer(Trainer):
         ref_model: the reference of the KL penalty, frozen.
         reward: a reward model (sequence classifier with one output), or a function from padded
             sequences to a score each, (B,).
-        value_model: the critic, a sequence classifier with one output; usually the reward model's copy.
+        value_model: the critic, a sequence classifier with one output; usually the reward model's
+            copy.
         train_dataset: column prompt_ids (token ids).
 
     Raises:
@@ -360,7 +362,7 @@ def check_ratio(ratio: torch.Tensor) -> None:
     worst = float((ratio.detach() - 1).abs().max())
     if not worst < RATIO_TOLERANCE:
         raise RuntimeError(
-            f"the first minibatch's ratio is off 1 by {worst:.2e} (tolerance {RATIO_TOLERANCE:.0e}): the "
-            "policy's log-probs differ between rollout and update; likely dropout that is on, another "
-            "temperature, position ids that count padding, or lower precision in one of them"
+            f"the first minibatch's ratio is off 1 by {worst:.2e} (tolerance {RATIO_TOLERANCE:.0e}): "
+            "the policy's log-probs differ between rollout and update; likely dropout that is on, "
+            "another temperature, position ids that count padding, or lower precision in one of them"
         )

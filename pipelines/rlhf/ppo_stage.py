@@ -1,4 +1,6 @@
-"""The PPO step of the pipeline: policy and reference from the SFT model, critic from the reward model."""
+"""The PPO step of the pipeline: policy and reference from the SFT model, critic from the reward
+model.
+"""
 
 import pandas as pd
 from datasets import Dataset
@@ -12,7 +14,7 @@ from pipelines.shared.training import PolicyWriter, StepCallback, trainer_argume
 
 
 def train(context: Context) -> None:
-    """Step: one PPO run on the prompts of the pairs. Writes checkpoint/, snapshots/, policies.json."""
+    """Step: one PPO run on the pairs' prompts. Writes checkpoint/, snapshots/, policies.json."""
     spec: PPOSpec = context.spec("ppo")
     sampling: SamplingSpec = context.spec("sampling")
     sft, device = context.inputs["sft"] / "checkpoint", context.runtime.device

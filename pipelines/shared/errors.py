@@ -9,7 +9,9 @@ class UserError(Exception):
 
 
 class StepFailed(Exception):
-    """A step broke for another reason than the user's input: one line, with the place of the details."""
+    """A step broke for another reason than the user's input: one line, with the place of the
+    details.
+    """
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:

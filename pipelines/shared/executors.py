@@ -62,10 +62,11 @@ def run_local(
     cores: int,
     tell: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, dict[str, Any]]:
-    """Run steps (dependencies first, as `closure` gives them) and return their records by fingerprint.
+    """Run steps (dependencies first, as `closure` gives them) and return their records by
+    fingerprint.
 
-    Steps whose dependencies are done run side by side as long as their threads fit into `cores`; the
-    one that most other work waits for goes first. The order changes no result.
+    Steps whose dependencies are done run side by side as long as their threads fit into `cores`;
+    the one that most other work waits for goes first. The order changes no result.
 
     Raises:
         UserError: a step's input is bad. StepFailed: a step broke. Running steps are stopped.
@@ -110,7 +111,7 @@ def run_local(
             for connection in wait(list(running)):
                 _receive(connection, running, records, tell)
     finally:
-        for step, process in running.values():
+        for _, process in running.values():
             process.kill()
             process.join()
         if running:
@@ -119,7 +120,9 @@ def run_local(
 
 
 def _priorities(steps: Sequence[Step]) -> dict[str, tuple[int, int]]:
-    """Rank by the length of the longest chain of steps that wait for this one, then by the given order."""
+    """Rank by the length of the longest chain of steps that wait for this one, then by the given
+    order.
+    """
     depth: dict[str, int] = dict.fromkeys((step.fingerprint for step in steps), 0)
     for step in reversed(steps):
         for upstream in step.upstream.values():

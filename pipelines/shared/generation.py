@@ -1,4 +1,4 @@
-"""Completions of many prompts as a table, in batches, with the cost booked and the progress shown."""
+"""Completions of many prompts as a table, in batches, cost booked and progress shown."""
 
 import pandas as pd
 import torch
@@ -34,8 +34,8 @@ def generate(
         reference_logprobs: also score each completion by a full forward pass at temperature 1.
 
     Returns:
-        one row per completion: prompt_id, prompt, prompt_ids, sample, completion (text without EOS),
-        completion_ids, finished, logp (nats, as sampled) and, if asked for, ref_logp (nats).
+        one row per completion: prompt_id, prompt, prompt_ids, sample, completion (text without
+        EOS), completion_ids, finished, logp (nats, as sampled) and, if asked for, ref_logp (nats).
     """
     cost = ModelCost.of(model)
     rows = prompts.loc[prompts.index.repeat(samples)].reset_index(drop=True)

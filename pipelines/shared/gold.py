@@ -1,7 +1,7 @@
 """The gold reward: what the simulated people like, and what every arm is judged by.
 
-A TF-IDF + logistic-regression classifier of the human fresh/rotten labels. Its log-odds of "fresh" for
-the whole text (prompt and completion) are the reward, as the DPO paper's controlled-sentiment
+A TF-IDF + logistic-regression classifier of the human fresh/rotten labels. Its log-odds of "fresh"
+for the whole text (prompt and completion) are the reward, as the DPO paper's controlled-sentiment
 experiment uses a sentiment classifier's (Rafailov et al. 2023, section 6).
 """
 

@@ -1,8 +1,8 @@
 """The cost of a step: seconds, FLOPs, tokens and peak memory, by phase.
 
-FLOPs are counted analytically, multiplications and additions apart (2 per multiply-add), from matrix
-products alone: the convention of torch.utils.flop_counter, against which the tests hold this module.
-A backward pass costs twice its forward pass.
+FLOPs are counted analytically, multiplications and additions apart (2 per multiply-add), from
+matrix products alone: the convention of torch.utils.flop_counter, against which the tests hold
+this module. A backward pass costs twice its forward pass.
 """
 
 import contextlib
@@ -58,13 +58,15 @@ class Ledger:
         return {name: dict(book) for name, book in self._phases.items()}
 
     def totals(self, seconds: float) -> dict[str, float]:
-        """The counts over all phases, the step's wall-clock seconds and its peak memory in bytes."""
+        """The counts over all phases, the step's wall-clock seconds, its peak memory in bytes."""
         sums = {name: sum(book[name] for book in self._phases.values()) for name in COUNTS}
         return {"seconds": seconds, **sums, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far; on an accelerator, also what it allocated at most."""
+    """Largest resident set of this process so far; on an accelerator, also what it allocated at
+    most.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     torch = sys.modules.get("torch")
@@ -122,7 +124,9 @@ class ModelCost:
         return matrices + 4 * self.layers * self.attention_width * sequences * length * length
 
     def decode(self, sequences: int, prompt: int, steps: int) -> int:
-        """FLOPs of prefilling `prompt` tokens and sampling `steps` more with a preallocated KV cache."""
+        """FLOPs of prefilling `prompt` tokens and sampling `steps` more with a preallocated KV
+        cache.
+        """
         total = prompt + steps
         prefill = 2 * sequences * (prompt * self.body + self.head)
         prefill += 4 * self.layers * self.attention_width * sequences * prompt * total

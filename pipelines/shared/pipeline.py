@@ -1,4 +1,4 @@
-"""The stages that every arm shares, as steps. Inert: nothing here imports torch or does any work."""
+"""The stages that every arm shares, as steps. Inert: nothing here imports torch or works."""
 
 from pipelines.shared.assets import ROTTEN_TOMATOES
 from pipelines.shared.specs import Protocol

@@ -1,8 +1,8 @@
 """Preference pairs: completions of the SFT model, compared by a simulated labeller.
 
-A pair holds the exact token ids that were sampled. Every trainer and the reward model use these ids:
-decoding and tokenizing again changes about a quarter of the completions, and an EOS appended to a
-completion that was cut off teaches the models an ending that nobody sampled.
+A pair holds the exact token ids that were sampled. Every trainer and the reward model use these
+ids: decoding and tokenizing again changes about a quarter of the completions, and an EOS appended
+to a completion that was cut off teaches the models an ending that nobody sampled.
 """
 
 import itertools
@@ -36,8 +36,8 @@ def complete(context: Context) -> None:
     """Step: sample completions for the preference prompts from the SFT model.
 
     Writes completions.parquet: prompt_id, prompt, prompt_ids, sample, completion, completion_ids,
-    finished, reward (gold, log-odds), ref_logp (nats, SFT model, temperature 1: DPO's reference, so that
-    every beta and seed shares it).
+    finished, reward (gold, log-odds), ref_logp (nats, SFT model, temperature 1: DPO's reference, so
+    that every beta and seed shares it).
     """
     from pipelines.shared.generation import generate
     from pipelines.shared.gold import GoldReward
@@ -89,7 +89,9 @@ def label(context: Context) -> None:
 
 
 def all_pairs(completions: pd.DataFrame) -> pd.DataFrame:
-    """Every pair of one prompt's completions, the earlier sample first (as "chosen", yet unlabelled)."""
+    """Every pair of one prompt's completions, the earlier sample first (as "chosen", yet
+    unlabelled).
+    """
     rows = []
     for _, group in completions.groupby("prompt_id", sort=True):
         for first, second in itertools.combinations(

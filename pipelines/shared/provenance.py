@@ -50,7 +50,7 @@ def _processor() -> str:
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Commit (with a digest of uncommitted changes), command line, package versions and hardware."""
+    """Commit (with a digest of uncommitted changes), command, package versions, hardware."""
     diff = _git("diff", "HEAD")
     return {
         "commit": _git("rev-parse", "HEAD"),

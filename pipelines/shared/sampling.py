@@ -20,7 +20,8 @@ class Samples:
 
     Attributes:
         sequences: prompts and completions, padded.
-        logprobs: (B, C) nats, of the distribution sampled from (temperature included), 0 at padding.
+        logprobs: (B, C) nats, of the distribution sampled from (temperature included), 0 at
+            padding.
         finished: (B,) bool, True where the completion ended in EOS.
     """
 
@@ -40,8 +41,8 @@ class Samples:
 def keyed_uniforms(seed: int, stream: int, rows: SequenceOf[int], tokens: int) -> torch.Tensor:
     """Uniform noise in [0, 1) for each (seed, stream, row, token): (rows, tokens) fp64.
 
-    Philox is counter-based (Salmon et al. 2011), so any row can be drawn alone. `stream` tells apart
-    uses of one seed, such as the updates of a PPO run.
+    Philox is counter-based (Salmon et al. 2011), so any row can be drawn alone. `stream` tells
+    apart uses of one seed, such as the updates of a PPO run.
     """
     key = np.array([seed, stream], dtype=np.uint64)
     noise = [
@@ -52,9 +53,11 @@ def keyed_uniforms(seed: int, stream: int, rows: SequenceOf[int], tokens: int) -
 
 
 def inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Sample one index a row: the first whose cumulative probability exceeds u. (B, V), (B,) -> (B,).
+    """Sample one index a row: the first whose cumulative probability exceeds u. (B, V), (B,) ->
+    (B,).
 
-    An entry of probability 0 is never drawn: the search is for "above u", and u stays below the total.
+    An entry of probability 0 is never drawn: the search is for "above u", and u stays below the
+    total.
     """
     cdf = probabilities.cumsum(-1)
     total = cdf[:, -1]

@@ -1,9 +1,9 @@
 """Recipes: frozen dataclasses that hold every decision that changes a result.
 
-A `Spec` is hashed into a run's fingerprint, so it holds numbers and strings only, no paths, no devices
-and nothing callable. `Runtime` (device, folders, loggers) is a separate class and is never hashed.
-Every field checks its own type and range when the spec is made: a bad value is a `UserError` that
-names the field, before anything runs.
+A `Spec` is hashed into a run's fingerprint, so it holds numbers and strings only, no paths, no
+devices and nothing callable. `Runtime` (device, folders, loggers) is a separate class and is never
+hashed. Every field checks its own type and range when the spec is made: a bad value is a
+`UserError` that names the field, before anything runs.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def setting(
 
 
 def _coerce(name: str, kind: type, value: Any) -> Any:
-    """`value` as `kind`; an int is accepted where a float is asked for, nothing else is converted."""
+    """`value` as `kind`; an int may stand for a float, nothing else is converted."""
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -196,7 +196,8 @@ class PPOSpec(Spec):
         super().__post_init__()
         if self.rollouts % self.minibatches:
             raise UserError(
-                f"ppo.rollouts = {self.rollouts}: must be a multiple of minibatches = {self.minibatches}"
+                f"ppo.rollouts = {self.rollouts}: must be a multiple of "
+                f"minibatches = {self.minibatches}"
             )
 
 

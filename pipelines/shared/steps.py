@@ -1,10 +1,10 @@
 """Steps: run once, keyed by everything that determines the result. The project's only framework.
 
 A `Step` is inert: a stage name, a fully resolved recipe, a seed, the steps it depends on, and the
-dotted name of the function that does the work. Its fingerprint is the sha256 of canonical JSON of all
-that (the function's `VERSION` stands for its code). `run_step` builds the result in a temporary
-sibling folder, writes record.json last and renames; so a folder with a record is whole, and anything
-else never counts as done.
+dotted name of the function that does the work. Its fingerprint is the sha256 of canonical JSON of
+all that (the function's `VERSION` stands for its code). `run_step` builds the result in a temporary
+sibling folder, writes record.json last and renames; so a folder with a record is whole, and
+anything else never counts as done.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ RECORD = "record.json"
 def canonical(value: Any) -> Any:
     """`value` as plain JSON data, or `TypeError` where it has no one canonical form.
 
-    Specs become dicts of all their fields, defaults included. Callables, paths, NaN and objects that
-    only have a default repr are refused: they would make an identity that means nothing.
+    Specs become dicts of all their fields, defaults included. Callables, paths, NaN and objects
+    that only have a default repr are refused: they would make an identity that means nothing.
     """
     if isinstance(value, Spec):
         return {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -67,7 +67,8 @@ class Step:
     Attributes:
         stage: kind of work; the folder below results/runs, and the `stage` of compute.csv.
         label: short human name of this instance; not hashed.
-        function: "package.module:function", imported only when the step runs, called with a `Context`.
+        function: "package.module:function", imported only when the step runs, called with a
+            `Context`.
         version: bumped when the meaning of the function changes.
         recipe: the resolved settings.
         seed: of everything random in the step.

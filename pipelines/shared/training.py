@@ -1,4 +1,4 @@
-"""What every trainer of the project shares: HF Trainer arguments, cost, progress, saved policies."""
+"""What every trainer of the project shares: arguments, cost, progress, saved policies."""
 
 import json
 import math
@@ -116,7 +116,7 @@ class PolicyWriter:
         self.written.append({"step": step, "folder": folder})
 
     def finish(self) -> None:
-        """Make the last saved policy the checkpoint, with its tokenizer; list all in policies.json."""
+        """Make the last saved policy the checkpoint, with its tokenizer; write policies.json."""
         last = self.written[-1]
         shutil.move(self.path / last["folder"], self.path / "checkpoint")
         last["folder"] = "checkpoint"

@@ -47,7 +47,9 @@ def test_a_model_against_itself_is_exactly_0():
 
 
 def test_every_estimator_is_unbiased_for_sequences_with_eos(policy):
-    """All completions of a 4-symbol alphabet up to 3 tokens, EOS among them, weighted by probability."""
+    """All completions of a 4-symbol alphabet up to 3 tokens, EOS among them, weighted by
+    probability.
+    """
     import copy
 
     reference = copy.deepcopy(policy)

@@ -16,7 +16,8 @@ from pipelines.shared.specs import CorpusSpec
 
 def test_reviews_are_labelled_deduplicated_and_not_plots():
     text = "category,text,movie_name,has_plot_and_reviews\n"
-    text += 'fresh," Good. ",a,True\nrotten,Bad.,a,True\nplot,He dies.,a,True\nfresh,Good.,b,True\nrotten,,b,True\n'
+    text += 'fresh," Good. ",a,True\nrotten,Bad.,a,True\nplot,He dies.,a,True\n'
+    text += "fresh,Good.,b,True\nrotten,,b,True\n"
     reviews = parse_reviews(bz2.compress(text.encode()))
     assert reviews.to_dict("list") == {"text": ["Good.", "Bad."], "fresh": [True, False]}
 

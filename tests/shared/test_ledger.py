@@ -12,7 +12,7 @@ from pipelines.shared.sampling import keyed_uniforms, sample
 
 @pytest.fixture(autouse=True)
 def counted_attention(policy):
-    """torch's counter does not see the fused CPU attention; the eager one does the same products."""
+    """torch's counter does not see the fused CPU attention; the eager one does the same."""
     policy.set_attn_implementation("eager")
 
 

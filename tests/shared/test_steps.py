@@ -109,7 +109,7 @@ def test_a_failed_step_goes_aside_and_does_not_count(runtime):
 
 def test_a_full_disk_is_the_users_to_mend_and_leaves_nothing(runtime):
     step = make("full", "full_disk")
-    with pytest.raises(UserError, match="No space left on device.*finished steps are kept"):
+    with pytest.raises(UserError, match=r"No space left on device.*finished steps are kept"):
         run_step(step, runtime)
     assert not list(step.folder(runtime.results).parent.iterdir())
 
