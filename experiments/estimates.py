@@ -1,4 +1,4 @@
-"""What a step will cost, from what like steps have cost before; None where nothing like it has run."""
+"""What a step will cost, from what like steps have cost before."""
 
 import json
 import statistics

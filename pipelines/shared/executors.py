@@ -4,15 +4,18 @@ A process per step gives honest peak memory and keeps a step's result independen
 it. Processes are forked from a server that has imported the libraries once.
 """
 
+import contextlib
 import heapq
 import multiprocessing
 import os
 import pickle
 import random
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -103,7 +106,8 @@ def run_local(
                     continue
                 parent, child = context.Pipe()
                 process = context.Process(target=_child, args=(pickle.dumps(step), runtime, child))
-                process.start()
+                with bare_main():
+                    process.start()
                 child.close()
                 running[parent] = (step, process)
                 del todo[step.fingerprint]
@@ -117,6 +121,17 @@ def run_local(
         if running:
             clean_interrupted(runtime.results)
     return records
+
+
+@contextlib.contextmanager
+def bare_main() -> Iterator[None]:
+    """Hide the program's main module, which a new process would otherwise import once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _priorities(steps: Sequence[Step]) -> dict[str, tuple[int, int]]:
