@@ -42,7 +42,7 @@ STAGE_COLOURS = {
     "gold": OKABE_ITO[4],
     "pairs": OKABE_ITO[3],
 }
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 9.5,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -242,7 +242,12 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
 def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
     """Names on the curves: the optimum above its end, best-of-n below its middle."""
     best = rows[(rows["arm"] == "optimum") & (rows["ess"] >= TRUSTED_ESS)].sort_values("kl")
-    style = {"textcoords": "offset points", "fontsize": 9, "bbox": HALO, "zorder": 5}
+    style: dict[str, Any] = {
+        "textcoords": "offset points",
+        "fontsize": 9,
+        "bbox": HALO,
+        "zorder": 5,
+    }
     if len(best):
         end = best.iloc[-1]
         axes.annotate(
@@ -272,7 +277,7 @@ def _legend(figure: Figure, arms: Sequence[str], rows: pd.DataFrame) -> None:
         size, width, label = 6.5, 1.5, f"{arm_name(arm)} (number: its KL coefficient)"
         if arm == "sft":
             size, width, label = 11, 0, arm_name(arm)
-        look = {"marker": marker, "ms": size, "mec": "white", "lw": width}
+        look: dict[str, Any] = {"marker": marker, "ms": size, "mec": "white", "lw": width}
         handles.append(Line2D([], [], color=colour, label=label, **look))
     if (rows["arm"] == "optimum").any():
         label = f"estimated optimum (ESS ≥ {TRUSTED_ESS:g})"

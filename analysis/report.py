@@ -76,7 +76,7 @@ def write_report(study_folder: Path) -> dict[str, Any]:
         write_table(table, study.folder / "tables", name)
     gain, cost = gains(study.scores, study.reference), tables["compute"]
     label = study.manifest.get("reward_label", plots.REWARD_LABEL)
-    figures = {
+    drawn = {
         "frontier": plots.frontier(tables["frontier"], label),
         "objective": plots.objective(gain, tables["objective"]) if len(gain) else None,
         "cost": plots.cost(typical(cost)),
@@ -85,12 +85,15 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     }
     folder = study.folder / "figures"
     folder.mkdir(exist_ok=True)
-    figures = {name: figure for name, figure in figures.items() if figure is not None}
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
     for name, figure in figures.items():
         plots.save(figure, folder, name)
     headline = findings.headline(tables["frontier"], tables["objective"], gain, cost)
     answer = findings.sentences(
         tables["comparison"], headline, ratios(cost), tables["kl_agreement"], tables["objective"]
+    )
+    (study.folder / "tables" / "headline.md").write_text(
+        views.markdown(views.headline_grid(headline))
     )
     page = study.folder / "report.html"
     page.write_text(render(study, tables, headline, answer, list(figures)), encoding="utf-8")

@@ -55,10 +55,10 @@ def proxy_quality(scores: pd.DataFrame) -> pd.DataFrame:
 
 def pair_agreement(proxy: Sequence[float], gold: Sequence[float]) -> np.ndarray:
     """For each pair with unequal gold: 1 where the proxy agrees, 0 where not, 1/2 for its tie."""
-    proxy, gold = np.asarray(proxy, float), np.asarray(gold, float)
-    first, second = np.triu_indices(len(gold), k=1)
-    agreed = np.sign(proxy[first] - proxy[second]) * np.sign(gold[first] - gold[second])
-    return (agreed[gold[first] != gold[second]] + 1) / 2
+    judged, true = np.asarray(proxy, float), np.asarray(gold, float)
+    first, second = np.triu_indices(len(true), k=1)
+    agreed = np.sign(judged[first] - judged[second]) * np.sign(true[first] - true[second])
+    return (agreed[true[first] != true[second]] + 1) / 2
 
 
 def _correlations(proxy: pd.Series, gold: pd.Series) -> tuple[float, float]:

@@ -22,6 +22,14 @@ def grid(table: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Any]:
     }
 
 
+def markdown(table: Mapping[str, Any]) -> str:
+    """A `grid` as a Markdown table, for the README."""
+    lines = [[heading for heading, _ in table["columns"]]]
+    lines.append(["---:" if numeric else "---" for _, numeric in table["columns"]])
+    lines += [[cell.replace("|", "\\|") for cell in row] for row in table["rows"]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _field(name: str, form: Callable[[Any], str] = str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: form(row[name])
 

@@ -24,9 +24,9 @@ from experiments.publish import collect
 from experiments.study import Study
 from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import StepFailed, UserError, unknown
-from pipelines.shared.executors import interrupted, run_local
+from pipelines.shared.executors import run_local
 from pipelines.shared.specs import Runtime
-from pipelines.shared.steps import is_storage_failure, load_record
+from pipelines.shared.steps import is_storage_failure, load_record, partial_folders
 
 COMMANDS = ("list", "plan", "run", "report", "status")
 
@@ -38,19 +38,20 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """The commands and their options."""
     main = Parser(
         prog="rlhf-vs-dpo", description="RLHF and DPO side by side, on shared data and models."
     )
     commands = main.add_subparsers(
         dest="command", metavar="{" + ",".join(COMMANDS) + "}", required=True
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument(
         "--results", type=Path, default=Path("results"), help="default: %(default)s"
     )
     common.add_argument("--debug", action="store_true", help="show tracebacks")
-    chosen = argparse.ArgumentParser(add_help=False)
+    chosen = Parser(add_help=False)
     chosen.add_argument("experiment", help="see `rlhf-vs-dpo list`")
     chosen.add_argument("--scale", default="mini", help="default: %(default)s")
     chosen.add_argument("--arms", help="comma-separated; default: all")
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         dest="assignments",
         help="change a setting; several values make an ablation axis",
     )
-    machine = argparse.ArgumentParser(add_help=False)
+    machine = Parser(add_help=False)
     machine.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores to fill")
     commands.add_parser("list", parents=[common], help="experiments, scales and arms")
     commands.add_parser(
@@ -212,24 +213,27 @@ def report_command(options: argparse.Namespace, console: Console) -> int:
 
 def _report(study: Study, results: Path, console: Console) -> None:
     from analysis.report import write_report
+    from analysis.views import headline_grid
 
     folder = study.folder(results)
-    headline = write_report(folder)["headline"]
+    written = write_report(folder)
+    headline = headline_grid(written["headline"])
     table = Table(box=None, pad_edge=False)
-    for column in headline.columns:
-        table.add_column(
-            str(column), justify="right" if headline[column].dtype.kind in "fi" else "left"
-        )
-    for row in headline.itertuples(index=False):
-        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    for heading, numeric in headline["columns"]:
+        table.add_column(heading, justify="right" if numeric else "left")
+    for row in headline["rows"]:
+        table.add_row(*row)
     console.print(table)
+    for sentence in written["sentences"]:
+        console.print(f"- {escape(sentence)}")
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def status_command(options: argparse.Namespace, console: Console) -> int:
     runs = options.results / "runs"
-    dead = interrupted(options.results)
-    partial = [folder for folder in runs.glob("*/.partial-*") if folder not in dead]
+    begun = list(partial_folders(options.results))
+    partial = [folder for folder, alive in begun if alive]
+    dead = [folder for folder, alive in begun if not alive]
     failed, done = sorted(runs.glob("*/failed-*")), sorted(runs.glob("*/[!.]*/record.json"))
     for folder in (record.parent for record in done):
         console.print(f"[green]done[/]         {folder.parent.name}/{folder.name}")

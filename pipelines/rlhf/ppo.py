@@ -8,6 +8,7 @@ takes one.
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,9 +84,14 @@ class Rollout:
     first: bool = False  # the first minibatch of its update, where the ratio must be 1
 
     def rows(self, index: torch.Tensor, first: bool) -> "Rollout":
-        tensors = (self.logprobs, self.values, self.advantages, self.returns)
+        """The chosen sequences as a minibatch."""
         return Rollout(
-            self.sequences.rows(index), *(tensor[index] for tensor in tensors), first=first
+            sequences=self.sequences.rows(index),
+            logprobs=self.logprobs[index],
+            values=self.values[index],
+            advantages=self.advantages[index],
+            returns=self.returns[index],
+            first=first,
         )
 
 
@@ -151,6 +157,10 @@ class PPOTrainer(Trainer):
         RuntimeError: the first minibatch's ratio is not 1.
     """
 
+    args: PPOConfig
+    train_dataset: Any
+    processing_class: PreTrainedTokenizerBase
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -177,14 +187,13 @@ class PPOTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False
         self.ref_model = ref_model.to(self.accelerator.device).eval()
+        self.reward: RewardFunction
+        self._reward_cost: ModelCost | None = None
         if isinstance(reward, PreTrainedModel):
             network = reward.to(self.accelerator.device).eval()
-            self.reward, self._reward_cost = (
-                (lambda sequences: rewards(network, sequences)),
-                ModelCost.of(reward),
-            )
+            self.reward, self._reward_cost = partial(rewards, network), ModelCost.of(network)
         else:
-            self.reward, self._reward_cost = reward, None
+            self.reward = reward
         self.ledger = ledger or Ledger()
         self._policy_cost, self._value_cost = ModelCost.of(model), ModelCost.of(value_model)
         self._update = 0
@@ -196,7 +205,7 @@ class PPOTrainer(Trainer):
         loader = DataLoader(self.train_dataset, batch_sampler=stream, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> Rollout:
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> Rollout:  # type: ignore[override]
         """The next minibatch; the first of an update rolls the prompts out."""
         if not self._minibatches:
             with self.ledger.phase("rollout"):
@@ -242,7 +251,7 @@ class PPOTrainer(Trainer):
             for part, index in enumerate(order.chunk(self.args.num_mini_batches)):
                 yield rollout.rows(index, first=epoch == part == 0)
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self,
         model: Any,
         inputs: Rollout,

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import shutil
 import sys
 import threading
 import time
@@ -18,12 +17,11 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.specs import Runtime
-from pipelines.shared.steps import Step, load_record, run_step
+from pipelines.shared.steps import Step, clean_interrupted, load_record, run_step
 
 PRELOAD = [
     "pipelines.rlhf.sft",
@@ -199,8 +197,12 @@ def _child(pickled: bytes, runtime: Runtime, connection: Any) -> None:
         now = time.monotonic()
         if now - last > 0.1 or done == total:
             last = now
-            connection.send(("progress", (done, total, unit)))
+            try:
+                connection.send(("progress", (done, total, unit)))
+            except BrokenPipeError:
+                os._exit(1)  # nobody waits for this step any more
 
+    message: tuple[str, Any]
     try:
         with mirror_to_wandb(step, runtime) as mirror:
             message = ("done", run_step(step, runtime, progress, mirror, capture=True))
@@ -232,7 +234,8 @@ class mirror_to_wandb:
     """
 
     def __init__(self, step: Step, runtime: Runtime) -> None:
-        self.step, self.runtime, self.run = step, runtime, None
+        self.step, self.runtime = step, runtime
+        self.run: Any = None
 
     def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
         if not self.runtime.wandb or load_record(self.step, self.runtime.results) is not None:
@@ -255,26 +258,3 @@ class mirror_to_wandb:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self.run is not None:
             self.run.finish(exit_code=0 if error is None else 1)
-
-
-def process_alive(pid: int) -> bool:
-    """True if a process with that id runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def interrupted(results: Path) -> list[Path]:
-    """Partial folders whose process is gone."""
-    partial = (results / "runs").glob("*/.partial-*")
-    return [folder for folder in partial if not process_alive(int(folder.name.rpartition("-")[2]))]
-
-
-def clean_interrupted(results: Path) -> None:
-    """Delete what killed processes left half-done."""
-    for folder in interrupted(results):
-        shutil.rmtree(folder)

@@ -38,7 +38,8 @@ def new_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> PreTraine
 
 def load_policy(folder: Path, device: str = "cpu") -> PreTrainedModel:
     """A causal LM in fp32, in evaluation mode."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.to(device).eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -73,7 +74,8 @@ def token_values(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
     """
     trunk: Any = getattr(model, model.base_model_prefix)
     hidden = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
-    return model.score(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
+    head: Any = model.score
+    return head(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
 
 
 def rewards(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:

@@ -7,8 +7,10 @@ sibling folder, writes record.json last and renames; so a folder with a record i
 anything else never counts as done.
 """
 
+import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import importlib
 import json
@@ -17,7 +19,7 @@ import re
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -207,24 +209,35 @@ def run_step(
             removed.
         StepFailed: anything else; the partial folder is set aside as `failed-*` with the traceback.
     """
-    done = load_record(step, runtime.results)
-    if done is not None:
-        return done
+    try:
+        with locked(step.fingerprint, runtime.results):
+            done = load_record(step, runtime.results)
+            return done or _run_afresh(step, runtime, progress, mirror, capture)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {runtime.results} ({error}) in step {step.stage} {step.label}: "
+            "free some space or make it writable, and run again; finished steps are kept"
+        ) from error
+
+
+def _run_afresh(
+    step: Step,
+    runtime: Runtime,
+    progress: Callable[[int, int, str], None],
+    mirror: Callable[[Mapping[str, Any]], None],
+    capture: bool,
+) -> dict[str, Any]:
+    """Build in a temporary sibling and rename; `OSError` where the results cannot be stored."""
     folder = step.folder(runtime.results)
-    partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         partial.mkdir(parents=True)
         if capture:
             redirect_output(partial / "output.log")
         record = _build(step, partial, runtime, progress, mirror)
         write_json(partial / RECORD, record)
-        try:
-            partial.rename(folder)
-        except OSError:
-            # Another process finished the same step first: its result is as good as ours.
-            if load_record(step, runtime.results) is None:
-                raise
-            shutil.rmtree(partial)
+        partial.rename(folder)
         return record
     except UserError:
         shutil.rmtree(partial, ignore_errors=True)
@@ -232,18 +245,49 @@ def run_step(
     except Exception as error:
         if is_storage_failure(error):
             shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(
-                f"cannot write to {runtime.results} ({error}) in step {step.stage} {step.label}: "
-                "free some space or make it writable, and run again; finished steps are kept"
-            ) from error
+            raise error if isinstance(error, OSError) else OSError(str(error)) from error
         (partial / "error.txt").write_text(traceback.format_exc())
-        aside = folder.with_name(f"failed-{folder.name}-{time.strftime('%Y%m%dT%H%M%S')}")
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        aside = partial.with_name(f"failed-{folder.name}-{stamp}")
         partial.rename(aside)
         reason = (str(error).splitlines() or [""])[0]
         raise StepFailed(
             f"step {step.stage} {step.label} failed: {type(error).__name__}: {reason} "
             f"(details in {aside / 'error.txt'})"
         ) from error
+
+
+@contextlib.contextmanager
+def locked(name: str, results: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of that name below `results`; it goes when the process ends, however it ends.
+
+    Two processes that want the same step thus do it once: the second waits, then reuses.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is False.
+    """
+    folder = results / "runs" / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name[:8]).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def partial_folders(results: Path) -> Iterator[tuple[Path, bool]]:
+    """(folder, whether a process is at work on it) of each step that is begun and not done."""
+    for folder in sorted((results / "runs").glob("*/.partial-*")):
+        try:
+            with locked(folder.name[-8:], results, wait=False):
+                yield folder, False
+        except BlockingIOError:
+            yield folder, True
+
+
+def clean_interrupted(results: Path) -> None:
+    """Delete what killed processes left half-done."""
+    for folder, alive in partial_folders(results):
+        if not alive:
+            shutil.rmtree(folder)
 
 
 def _build(

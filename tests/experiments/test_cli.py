@@ -24,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
             ["run", "sentiment", "--set", "dpo.beat=1"],
             "unknown setting 'dpo.beat': did you mean 'dpo.beta'?",
         ),
-        (["run", "sentiment", "--set", "dpo.beta=0"], "dpo.beta = 0.0: must be above 0.0"),
+        (["run", "sentiment", "--set", "dpo.beta=0"], "dpo.beta = 0.0: must be above 0"),
         (["run", "sentiment", "--set", "dpo.epochs=many"], "dpo.epochs=many: expected int"),
         (["run", "sentiment", "--seeds", "two"], "invalid int value: 'two'"),
         (["runn", "sentiment"], "unknown command 'runn': did you mean 'run'?"),

@@ -8,7 +8,17 @@ import pytest
 
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.specs import DPOSpec, PPOSpec, Runtime, SFTSpec, Spec
-from pipelines.shared.steps import Step, canonical, closure, digest, load_record, run_step
+from pipelines.shared.steps import (
+    Step,
+    canonical,
+    clean_interrupted,
+    closure,
+    digest,
+    load_record,
+    locked,
+    partial_folders,
+    run_step,
+)
 
 CALLS: list[str] = []
 
@@ -112,6 +122,22 @@ def test_a_full_disk_is_the_users_to_mend_and_leaves_nothing(runtime):
     with pytest.raises(UserError, match=r"No space left on device.*finished steps are kept"):
         run_step(step, runtime)
     assert not list(step.folder(runtime.results).parent.iterdir())
+
+
+def test_what_a_killed_process_left_is_seen_and_cleaned(runtime):
+    step = make("killed")
+    folder = step.folder(runtime.results)
+    partial = folder.with_name(f".partial-{folder.name}")
+    partial.mkdir(parents=True)
+    (partial / "half.txt").write_text("half")
+    with locked(step.fingerprint, runtime.results):
+        assert list(partial_folders(runtime.results)) == [(partial, True)], "at work"
+        clean_interrupted(runtime.results)
+        assert partial.is_dir()
+    assert list(partial_folders(runtime.results)) == [(partial, False)], "interrupted"
+    run_step(step, runtime)
+    assert not partial.exists() and not (folder / "half.txt").exists()
+    assert list(partial_folders(runtime.results)) == []
 
 
 def test_another_recipe_in_the_folder_is_refused_field_by_field(runtime):
