@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import registry
+from experiments import registry, wandb_mirror
 from experiments.comparison import resolve
 from experiments.estimates import Estimator
 from experiments.progress import Display, duration, seconds_left
-from experiments.publish import collect
+from experiments.publish import collect, published_steps
 from experiments.study import Study
 from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import StepFailed, UserError, unknown
@@ -90,10 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    options = argparse.Namespace()
     try:
         if given and not given[0].startswith("-") and given[0] not in COMMANDS:
             raise unknown("command", given[0], COMMANDS)
         options = parser().parse_args(given)
+        check_options(options)
         return COMMAND_FUNCTIONS[options.command](options, Console(highlight=False, soft_wrap=True))
     except (UserError, StepFailed) as error:
         if "--debug" in given:
@@ -101,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"rlhf-vs-dpo: {escape(str(error))}")
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:
-        if "--debug" in given or not is_storage_failure(error):
+        results = getattr(options, "results", None)
+        if "--debug" in given or results is None or not is_storage_failure(error, results):
             raise
         errors.print(
             f"rlhf-vs-dpo: cannot write: {escape(str(error))}: free some space or choose --results"
@@ -166,9 +169,9 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def run_command(options: argparse.Namespace, console: Console) -> int:
-    if options.cores < 1:
-        raise UserError(f"--cores {options.cores}: must be at least 1")
     study, started = _study(options), time.monotonic()
+    if options.wandb:
+        wandb_mirror.check()
     check_writable(options.results)
     runtime = Runtime(
         results=options.results.resolve(),
@@ -191,9 +194,7 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
     collect(study, runtime.results)
     _report(study, options.results, console)
     if options.wandb:
-        from experiments.wandb_mirror import publish
-
-        publish(study, runtime)
+        wandb_mirror.publish(study, runtime)
     console.print(f"[dim]{duration(time.monotonic() - started)} in all[/]")
     return 0
 
@@ -207,6 +208,11 @@ def report_command(options: argparse.Namespace, console: Console) -> int:
         collect(study, options.results)
     elif not (study.folder(options.results) / "manifest.json").is_file():
         collect(study, options.results)  # raises, naming the first step that is missing
+    elif published_steps(study.folder(options.results)) != study.manifest()["steps"]:
+        console.print(
+            "[yellow]this study was published with other settings or versions than today's; "
+            "it is shown as it was published[/]"
+        )
     _report(study, options.results, console)
     return 0
 
@@ -226,7 +232,7 @@ def _report(study: Study, results: Path, console: Console) -> None:
     console.print(table)
     for sentence in written["sentences"]:
         console.print(f"- {escape(sentence)}")
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"report: {escape(str(folder / 'report.html'))}")
 
 
 def status_command(options: argparse.Namespace, console: Console) -> int:
@@ -246,16 +252,29 @@ def status_command(options: argparse.Namespace, console: Console) -> int:
             f"[yellow]interrupted[/]  {folder.parent.name}/{folder.name.removeprefix('.partial-')}"
         )
     for folder in failed:
-        reason = (folder / "error.txt").read_text().strip().splitlines()[-1]
+        lines = (
+            (folder / "error.txt").read_text().splitlines()
+            if (folder / "error.txt").is_file()
+            else []
+        )
+        reason = lines[-1] if lines else "see output.log"
         console.print(f"[red]failed[/]       {folder.parent.name}/{folder.name}: {escape(reason)}")
     reports = sorted((options.results / "experiments").glob("*/report.html"))
     for report in reports:
-        console.print(f"[bold]report[/]       {report}", soft_wrap=True)
+        console.print(f"[bold]report[/]       {escape(str(report))}")
     console.print(
         f"{len(done)} done, {len(partial)} running, {len(dead)} interrupted, {len(failed)} failed, "
-        f"{len(reports)} reports in {options.results}"
+        f"{len(reports)} reports in {escape(str(options.results))}"
     )
     return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise `UserError` for what can be seen to be wrong before any work."""
+    if getattr(options, "cores", 1) < 1:
+        raise UserError(f"--cores {options.cores}: must be at least 1")
+    if options.results.exists() and not options.results.is_dir():
+        raise UserError(f"--results {options.results} is a file: name a folder")
 
 
 def check_writable(results: Path) -> None:

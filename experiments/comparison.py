@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments import settings
 from experiments.study import Experiment, Run, Study
-from pipelines.dpo.pipeline import dpo
+from pipelines.dpo.pipeline import dpo, reference_logprobs
 from pipelines.evaluate.pipeline import evaluation, reference_samples
 from pipelines.rlhf.pipeline import ppo, reward_model, sft
 from pipelines.shared import pipeline as shared
@@ -15,7 +15,7 @@ from pipelines.shared.specs import Protocol
 
 # The sections of the protocol that an arm's own stages read: only these tell its variants apart.
 ARM_SECTIONS = {
-    "sft": (),
+    "sft": ("labels", "reward_model"),
     "ppo": ("labels", "reward_model", "ppo"),
     "dpo": ("labels", "dpo"),
 }
@@ -43,6 +43,7 @@ def resolve(
     for arm in arms or ():
         if arm not in experiment.arms:
             raise unknown("arm", arm, experiment.arms)
+    chosen = [arm for arm in experiment.arms if arms is None or arm in arms or arm == "sft"]
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: must be at least 1")
     given = settings.parse(assignments, experiment.scales[scale])
@@ -62,7 +63,6 @@ def resolve(
         for name, values in given.items()
         if len(values) > 1 and name not in coefficients
     }
-    chosen = [arm for arm in experiment.arms if arms is None or arm in arms or arm == "sft"]
 
     corpus = shared.corpus(protocol)
     gold = shared.gold(protocol, corpus)
@@ -72,11 +72,14 @@ def resolve(
         variant = settings.apply(protocol, values)
         for seed in range(seeds):
             for run in _runs(variant, chosen, sweeps, seed, values, corpus, gold, start):
-                runs.setdefault(run.policy.fingerprint + str(run.seed), run)
+                # The SFT model is judged by every reward model; other policies by one.
+                judged = run.evaluation if run.arm == "sft" else run.policy
+                runs.setdefault(f"{judged.fingerprint}-{run.seed}", run)
     return Study(
         experiment=experiment,
         scale=scale,
-        folder_name=folder_name(experiment, scale, arms, seeds, given),
+        protocol=protocol,
+        folder_name=folder_name(experiment, scale, chosen, seeds, given),
         runs=sorted(runs.values(), key=lambda run: (chosen.index(run.arm), run.variant, run.seed)),
         reference_samples=reference_samples(protocol, corpus, gold, start),
         gold=gold,
@@ -97,12 +100,13 @@ def _runs(
     completions = shared.completions(protocol, corpus, gold, start)
     pairs = shared.pairs(protocol, completions, seed)
     proxy = reward_model(protocol, start, completions, pairs, seed)
+    reference = reference_logprobs(protocol, start, completions)
 
     def policy(arm: str, at: Protocol) -> Any:
         if arm == "ppo":
             return ppo(at, corpus, start, proxy, seed)
         if arm == "dpo":
-            return dpo(at, start, pairs, seed)
+            return dpo(at, start, pairs, reference, seed)
         return start
 
     runs = []
@@ -132,14 +136,14 @@ def _runs(
 def folder_name(
     experiment: Experiment,
     scale: str,
-    arms: Sequence[str] | None,
+    arms: Sequence[str],
     seeds: int,
     given: Mapping[str, Sequence[Any]],
 ) -> str:
     """`name-scale`, with what differs from the default appended, so that no report overwrites
     another.
     """
-    parts = [f"arms={','.join(sorted(arms))}"] if arms else []
+    parts = [f"arms={','.join(arms)}"] if len(arms) < len(experiment.arms) else []
     parts += [f"seeds={seeds}"] if seeds != 1 else []
     parts += [
         f"{name}={','.join(settings.text_of(value) for value in values)}"

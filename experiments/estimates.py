@@ -1,5 +1,6 @@
 """What a step will cost, from what like steps have cost before."""
 
+import contextlib
 import json
 import statistics
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,10 @@ class Estimator:
         for pattern in ("runs/*/*/record.json", "experiments/*/runs/*.json"):
             for path in sorted(results.glob(pattern)):
                 if not path.parent.name.startswith((".", "failed-")):
-                    self.add(json.loads(path.read_text()))
+                    with contextlib.suppress(
+                        ValueError, KeyError
+                    ):  # not a record: predicts nothing
+                        self.add(json.loads(path.read_text()))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take another finished run into account."""

@@ -4,6 +4,7 @@ results/experiments/<name>/ can be committed without results/runs: it holds the 
 step's record and metrics, the per-prompt scores (no text), and what analysis makes of them.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -22,15 +23,17 @@ def collect(study: Study, results: Path) -> Path:
         UserError: a step of it has not been run.
     """
     folder = study.folder(results)
+    missing = [step for step in study.steps() if load_record(step, results) is None]
+    if missing:
+        raise UserError(
+            f"{study.folder_name}: step {missing[0].stage} {missing[0].label} has not been run; "
+            f"use `rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}` "
+            "with the same options"
+        )
     runs = folder / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(runs, ignore_errors=True)  # an earlier recipe's; copied again from results/runs
+    runs.mkdir(parents=True)
     for step in study.steps():
-        if load_record(step, results) is None:
-            raise UserError(
-                f"{study.folder_name}: step {step.stage} {step.label} has not been run; "
-                f"use `rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}` "
-                "with the same options"
-            )
         source, short = step.folder(results), step.fingerprint[:8]
         shutil.copyfile(source / RECORD, runs / f"{short}.json")
         shutil.copyfile(source / "metrics.jsonl", runs / f"{short}.metrics.jsonl")
@@ -42,6 +45,11 @@ def collect(study: Study, results: Path) -> Path:
     _samples(study, results).to_parquet(folder / "tables" / "samples.parquet")
     write_json(folder / "manifest.json", study.manifest())
     return folder
+
+
+def published_steps(folder: Path) -> list[str]:
+    """Fingerprints of the steps that a published study was made from."""
+    return json.loads((folder / "manifest.json").read_text())["steps"]
 
 
 def _samples(study: Study, results: Path) -> pd.DataFrame:

@@ -17,7 +17,7 @@ Left out of this first slice: arms beside PPO and DPO, judges, intervals over mo
 
     rlhf-vs-dpo run sentiment --scale mini
 
-After Rafailov et al. 2023, section 6.1 and figure 2 (left); see DEVIATIONS.
+After Rafailov et al. 2023, section 6.1 and figure 2 (left); see `deviations`.
 """
 
 from experiments.study import Experiment
@@ -48,7 +48,7 @@ SMOKE = Protocol(
 )
 
 # The default main job: real text, about ten minutes on two CPU cores. The arms' learning rates and
-# DPO's epochs are the best of twelve trials a method on validation prompts (sentiment_tuning.py).
+# DPO's epochs are the best of nine trials a method on validation prompts (sentiment_tuning.py).
 MINI = Protocol(
     corpus=CorpusSpec(vocab_size=2048, prompt_tokens=4),
     model=ModelSpec(layers=2, width=128, heads=4, context=32),
@@ -68,56 +68,66 @@ ARMS = {
 
 BETAS = (0.05, 0.1, 0.3, 1.0)  # the same for both methods: the objective's own coefficient
 
-DEVIATIONS = (
-    {
-        "item": "text and gold reward",
-        "paper": "IMDb reviews; siebert/sentiment-roberta-large-english",
-        "here": "Rotten Tomatoes snippets; TF-IDF + logistic regression on their human labels",
-    },
-    {
-        "item": "model",
-        "paper": "gpt2-large",
-        "here": "GPT-2 architecture, 2 x 128, trained from scratch",
-    },
-    {"item": "prompt", "paper": "prefixes of 2-8 tokens", "here": "the first 4 tokens"},
-    {
-        "item": "pairs",
-        "paper": "4 completions x 25,000 prefixes, 6 pairs each",
-        "here": "4 x 1,000, 6 each",
-    },
-    {
-        "item": "labels",
-        "paper": "by the ground-truth reward; ties and noise not stated",
-        "here": "Bradley-Terry on the gold reward, temperature 1",
-    },
-    {
-        "item": "reward model",
-        "paper": "3 epochs, best validation accuracy",
-        "here": "1 epoch, scores centred on the SFT model's completions",
-    },
-    {
-        "item": "PPO",
-        "paper": "own implementation, 1024 samples a step, target KL 3, 6, 9, 12",
-        "here": "this project's PPOTrainer, 128 samples a step, fixed coefficients",
-    },
-    {
-        "item": "DPO",
-        "paper": "beta 0.05, 0.1, 1, 5; RMSprop, lr 1e-6, batch 64, warm-up 150 steps",
-        "here": "beta as PPO's coefficients; AdamW, tuned lr, batch 64",
-    },
-    {
-        "item": "generation, KL estimator, evaluation prompts, seeds",
-        "paper": "not stated",
-        "here": "temperature 1, no top-k or top-p; Rao-Blackwellised sequence KL; 256 held-out "
-        "prompts x 4",
-    },
-    {
-        "item": "tokenizer",
-        "paper": "GPT-2's",
-        "here": "byte-level BPE fitted on the text of all reviews, labels unseen: prompts, and so "
-        "the splits, are defined by its tokens",
-    },
-)
+
+def deviations(protocol: Protocol) -> list[dict[str, str]]:
+    """What the paper says (or leaves open) and what is done here."""
+    model, sampling, evaluation = protocol.model, protocol.sampling, protocol.evaluation
+    pairs = sampling.completions * (sampling.completions - 1) // 2
+    rows = [
+        (
+            "text and gold reward",
+            "IMDb reviews; siebert/sentiment-roberta-large-english",
+            "Rotten Tomatoes snippets; TF-IDF + logistic regression on their human labels",
+        ),
+        (
+            "model",
+            "gpt2-large",
+            f"GPT-2 architecture, {model.layers} x {model.width}, trained from scratch, "
+            f"{protocol.sft.epochs} epochs",
+        ),
+        ("prompt", "prefixes of 2-8 tokens", f"the first {protocol.corpus.prompt_tokens} tokens"),
+        (
+            "pairs",
+            "4 completions x 25,000 prefixes, 6 pairs each",
+            f"{sampling.completions} completions x {sampling.prompts:,} prompts, {pairs} each",
+        ),
+        (
+            "labels",
+            "by the ground-truth reward; ties and noise not stated",
+            f"Bradley-Terry on the gold reward, temperature {protocol.labels.temperature:g}, "
+            f"noise {protocol.labels.noise:g}",
+        ),
+        (
+            "reward model",
+            "3 epochs, best validation accuracy",
+            f"epochs: {protocol.reward_model.epochs}; scores centred on SFT completions",
+        ),
+        (
+            "PPO",
+            "own implementation, 1024 samples a step, target KL 3, 6, 9, 12",
+            f"own PPOTrainer, {protocol.ppo.rollouts} samples a step, fixed coefficients",
+        ),
+        (
+            "DPO",
+            "beta 0.05, 0.1, 1, 5; RMSprop, lr 1e-6, batch 64, warm-up 150 steps",
+            f"beta as PPO's coefficients; AdamW, lr {protocol.dpo.learning_rate:g}, "
+            f"batch {protocol.dpo.batch_size}, epochs: {protocol.dpo.epochs}",
+        ),
+        (
+            "generation, KL estimator, evaluation prompts, seeds",
+            "not stated",
+            f"temperature {evaluation.temperature:g}, no top-k or top-p; Rao-Blackwellised "
+            f"sequence KL; {evaluation.prompts} held-out prompts x {evaluation.samples}",
+        ),
+        (
+            "tokenizer",
+            "GPT-2's",
+            "byte-level BPE fitted on the text of all reviews, labels unseen: prompts, and so the "
+            "splits, are defined by its tokens",
+        ),
+    ]
+    return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
+
 
 SENTIMENT = Experiment(
     name="sentiment",
@@ -127,6 +137,8 @@ SENTIMENT = Experiment(
     scales={"smoke": SMOKE, "mini": MINI},
     arms=ARMS,
     sweeps={"ppo": ("ppo.kl_coef", BETAS), "dpo": ("dpo.beta", BETAS)},
-    deviations=DEVIATIONS,
+    reward_label="gold reward (log-odds of fresh)",
+    deviations=deviations,
     tuning="sentiment-tuning",
+    tuned_scales=("mini",),
 )

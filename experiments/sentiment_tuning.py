@@ -1,6 +1,6 @@
 """How the sentiment experiment's settings were chosen: the same number of trials for both methods.
 
-Each method gets twelve trials at beta = 0.1, seed 0, scored by J = E[gold] - beta KL on the
+Each method gets nine trials at beta = 0.1, seed 0, scored by J = E[gold] - beta KL on the
 *validation* prompts, which no published figure uses. RLHF's trials cover its two learning stages
 (reward model and PPO); DPO's cover its one. The best trial of each is a literal in sentiment.py.
 
@@ -20,17 +20,18 @@ VALIDATION: Protocol = dataclasses.replace(
 
 SENTIMENT_TUNING = Experiment(
     name="sentiment-tuning",
-    title="Tuning of the sentiment experiment, twelve trials a method",
+    title="Tuning of the sentiment experiment, nine trials a method",
     question="Which settings of PPO and of DPO reach the highest J at beta = 0.1 "
     "on validation prompts?",
     scales={"mini": VALIDATION},
     arms=ARMS,
     sweeps={"ppo": ("ppo.kl_coef", (0.1,)), "dpo": ("dpo.beta", (0.1,))},
     axes={
-        "reward_model.learning_rate": (3e-4, 1e-3, 3e-3),
-        "ppo.learning_rate": (3e-5, 1e-4, 3e-4, 1e-3),
-        "dpo.learning_rate": (3e-5, 1e-4, 3e-4, 1e-3),
+        "reward_model.learning_rate": (1e-3, 3e-3, 1e-2),
+        "ppo.learning_rate": (3e-5, 1e-4, 3e-4),
+        "dpo.learning_rate": (1e-4, 3e-4, 1e-3),
         "dpo.epochs": (1, 2, 3),
     },
+    reward_label=SENTIMENT.reward_label,
     deviations=SENTIMENT.deviations,
 )

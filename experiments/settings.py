@@ -87,4 +87,4 @@ def describe(values: Mapping[str, Any]) -> str:
 
 def text_of(value: Any) -> str:
     """A value as on the command line."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
 """What an experiment is made of: runs of arms, on shared stages, judged by one evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ class Experiment:
     Attributes:
         sweeps: for each arm with a coefficient, its setting ("ppo.kl_coef") and the values.
         axes: other settings swept by default, by name.
-        deviations: what the source protocol says and what is done here, for the report.
-        tuning: name of the experiment whose published table chose the settings, or "".
+        reward_label: what the gold reward is, for the figures' axes.
+        deviations: from a protocol, what its source says and what is done here, for the report.
+        tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
     """
 
     name: str
@@ -44,8 +45,10 @@ class Experiment:
     arms: Mapping[str, str]
     sweeps: Mapping[str, tuple[str, tuple[float, ...]]]
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    deviations: Sequence[Mapping[str, str]] = ()
+    reward_label: str = "gold reward"
+    deviations: Callable[[Protocol], Sequence[Mapping[str, str]]] = lambda protocol: ()
     tuning: str = ""
+    tuned_scales: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,17 @@ class Study:
 
     experiment: Experiment
     scale: str
+    protocol: Protocol
     folder_name: str
     runs: Sequence[Run]
     reference_samples: Step
     gold: Step
+
+    @property
+    def tuned(self) -> bool:
+        """True where the settings are those that the tuning experiment chose."""
+        declared = self.experiment.scales[self.scale]
+        return self.scale in self.experiment.tuned_scales and self.protocol == declared
 
     def steps(self) -> list[Step]:
         """Everything to do, dependencies first."""
@@ -77,8 +87,9 @@ class Study:
             "scale": self.scale,
             "title": self.experiment.title,
             "question": self.experiment.question,
-            "deviations": [dict(row) for row in self.experiment.deviations],
-            "tuning": self.experiment.tuning,
+            "reward_label": self.experiment.reward_label,
+            "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
+            "tuning": self.experiment.tuning if self.tuned else "",
             "arms": [
                 {
                     "arm": run.arm,

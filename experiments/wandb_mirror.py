@@ -1,10 +1,25 @@
 """The tables and figures of a finished report as a wandb run: a mirror, never read back."""
 
+import os
+
 import pandas as pd
 
 from experiments.study import Study
+from pipelines.shared.errors import UserError
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import digest
+
+
+def check() -> None:
+    """Raise `UserError` unless wandb has a key, or WANDB_MODE is offline or disabled."""
+    import wandb
+
+    local = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
+    if not local and not wandb.api.api_key:
+        raise UserError(
+            "--wandb: no key is known here; run `wandb login`, or set WANDB_MODE=offline to keep "
+            "the metrics in files"
+        )
 
 
 def publish(study: Study, runtime: Runtime) -> None:

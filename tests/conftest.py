@@ -22,7 +22,7 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return train_tokenizer(TEXTS, vocab_size=280, context=24)
+    return train_tokenizer(TEXTS, vocab_size=280)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pandas as pd
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from pipelines.dpo.reference import with_reference
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.specs import DPOSpec
@@ -25,6 +26,8 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
     TRL 1.16 takes text only: it tokenizes again and appends EOS to completions that were cut off.
     The loss is TRL's own; only the preparation of the data is replaced.
     """
+
+    head_recomputed = True
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         missing = set(COLUMNS) - set(dataset.column_names)
@@ -44,7 +47,10 @@ def train(context: Context) -> None:
     spec: DPOSpec = context.spec("dpo")
     checkpoint = context.inputs["sft"] / "checkpoint"
     tokenizer = load_tokenizer(checkpoint)
-    pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")
+    pairs = with_reference(
+        pd.read_parquet(context.inputs["pairs"] / "pairs.parquet"),
+        pd.read_parquet(context.inputs["reference_logprobs"] / "logprobs.parquet"),
+    )
     model = load_policy(checkpoint)
     writer = PolicyWriter(context, model, tokenizer)
     trainer = ExactIdsDPOTrainer(

@@ -4,7 +4,20 @@ from pipelines.shared.specs import Protocol
 from pipelines.shared.steps import Step
 
 
-def dpo(protocol: Protocol, sft: Step, pairs: Step, seed: int) -> Step:
+def reference_logprobs(protocol: Protocol, sft: Step, completions: Step) -> Step:
+    """What DPO needs of the reference; the only forward passes it makes beside its own."""
+    return Step(
+        stage="reference-logprobs",
+        label="completions",
+        function="pipelines.dpo.reference:score",
+        version=1,
+        recipe={},
+        threads=protocol.compute.arm_threads,
+        upstream={"sft": sft, "completions": completions},
+    )
+
+
+def dpo(protocol: Protocol, sft: Step, pairs: Step, reference_logprobs: Step, seed: int) -> Step:
     """The whole of it: no reward model, no RL."""
     return Step(
         stage="dpo",
@@ -14,5 +27,5 @@ def dpo(protocol: Protocol, sft: Step, pairs: Step, seed: int) -> Step:
         recipe={"dpo": protocol.dpo},
         seed=seed,
         threads=protocol.compute.arm_threads,
-        upstream={"sft": sft, "pairs": pairs},
+        upstream={"sft": sft, "pairs": pairs, "reference_logprobs": reference_logprobs},
     )

@@ -41,15 +41,17 @@ def divergence(
     logp, ref = logits.log_softmax(-1), ref_logits.log_softmax(-1)
     index = ids[..., None]
     token, ref_token = (part.gather(-1, index).squeeze(-1).double() for part in (logp, ref))
-    log_ratio = (token - ref_token) * mask
+    log_ratio = (token - ref_token).where(mask, 0)
     probabilities = logp.exp()
-    step_kl = (probabilities * (logp - ref)).sum(-1).double()
-    step_entropy = -(probabilities * logp).sum(-1).double()
+    # A token of probability 0 contributes 0, also where its log-probability is -inf.
+    possible = probabilities > 0
+    step_kl = (probabilities * (logp - ref)).where(possible, 0).sum(-1).double()
+    step_entropy = -(probabilities * logp).where(possible, 0).sum(-1).double()
     return Divergence(
         kl_k1=log_ratio.sum(-1),
-        kl_k3=((torch.expm1(-log_ratio) + log_ratio) * mask).sum(-1),
-        kl_rb=(step_kl * mask).sum(-1),
-        entropy=(step_entropy * mask).sum(-1) / mask.sum(-1),
-        logp=(token * mask).sum(-1),
-        ref_logp=(ref_token * mask).sum(-1),
+        kl_k3=(torch.expm1(-log_ratio) + log_ratio).sum(-1),
+        kl_rb=step_kl.where(mask, 0).sum(-1),
+        entropy=step_entropy.where(mask, 0).sum(-1) / mask.sum(-1),
+        logp=token.where(mask, 0).sum(-1),
+        ref_logp=ref_token.where(mask, 0).sum(-1),
     )

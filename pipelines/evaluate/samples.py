@@ -74,17 +74,12 @@ def _score(context: Context, folder: Path, prompts: pd.DataFrame) -> pd.DataFram
     ).drop(columns="logp")
     reference = load_policy(context.inputs["sft"] / "checkpoint", device)
     proxy = load_reward_model(context.inputs["reward_model"] / "checkpoint", device)
-    parts = [
-        _measure(
-            policy,
-            reference,
-            proxy,
-            table.iloc[start : start + BATCH],
-            tokenizer.pad_token_id,
-            context,
-        )
-        for start in range(0, len(table), BATCH)
-    ]
+    pad_id = tokenizer.pad_token_id
+    with context.ledger.phase("measuring"):
+        parts = [
+            _measure(policy, reference, proxy, table.iloc[start : start + BATCH], pad_id, context)
+            for start in range(0, len(table), BATCH)
+        ]
     table = table.join(pd.concat(parts))
     table["reward_gold"] = GoldReward(context.inputs["gold"])(table["prompt"] + table["completion"])
     return table

@@ -122,4 +122,10 @@ def conform(table: pd.DataFrame, name: str) -> pd.DataFrame:
         raise ValueError(
             f"table {name}: missing columns {sorted(missing)}, unknown {sorted(extra)}"
         )
-    return table[list(columns)].astype(columns)
+    typed = table[list(columns)].astype(columns)
+    for column, kind in columns.items():
+        before = table[column]
+        wrong = kind != "string" and not typed[column].eq(before).where(before.notna(), True).all()
+        if wrong or (kind == "string" and pd.api.types.is_numeric_dtype(before.dtype)):
+            raise ValueError(f"table {name}: column {column} does not hold {kind}: {before.dtype}")
+    return typed

@@ -9,8 +9,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
@@ -37,7 +39,7 @@ from pipelines.shared.sampling import keyed_uniforms, sample
 
 RATIO_TOLERANCE = 1e-4  # fp32; the sampler and the trainer must agree on the log-probs
 NOISE_STREAM = 1_000  # + update; keeps PPO's sampling noise apart from every other use of the seed
-SHUFFLE_STREAM = 500_000  # + update
+SHUFFLE_STREAM = 4
 
 RewardFunction = Callable[[Sequences], torch.Tensor]
 
@@ -66,6 +68,10 @@ class PPOConfig(TrainingArguments):
             raise ValueError("rollouts must be a multiple of num_mini_batches")
         if self.gradient_accumulation_steps != 1:
             raise ValueError("PPOTrainer takes whole minibatches: set num_mini_batches instead")
+        if self.max_steps != -1:
+            raise ValueError("the length of training is `updates`; max_steps follows from it")
+        if self.bf16 or self.fp16 or self.gradient_checkpointing or self.activation_checkpointing:
+            raise ValueError("this version of PPOTrainer trains in fp32 without checkpointing")
         self.max_steps = self.updates * self.num_ppo_epochs * self.num_mini_batches
         self.logging_steps = self.num_ppo_epochs * self.num_mini_batches  # one row an update
         self.remove_unused_columns = False
@@ -144,7 +150,8 @@ class PPOTrainer(Trainer):
     """PPO (Schulman et al. 2017) for language models (Stiennon et al. 2020, Huang et al. 2024).
 
     Args:
-        model: the policy; a causal LM. Its dropout is turned off.
+        model: the policy; a causal LM. Policy and critic are trained in evaluation mode: with
+            dropout the ratio of the first minibatch would not be 1.
         ref_model: the reference of the KL penalty, frozen.
         reward: a reward model (sequence classifier with one output), or a function from padded
             sequences to a score each, (B,).
@@ -153,7 +160,8 @@ class PPOTrainer(Trainer):
         train_dataset: column prompt_ids (token ids).
 
     Raises:
-        ValueError: PAD is EOS; a reward that is not finite or not one per sequence.
+        ValueError: PAD is EOS; no prompts; several processes; a resumed run; a reward that is not
+            finite or not one per sequence.
         RuntimeError: the first minibatch's ratio is not 1.
     """
 
@@ -175,8 +183,8 @@ class PPOTrainer(Trainer):
     ) -> None:
         if processing_class.pad_token_id in (None, processing_class.eos_token_id):
             raise ValueError("the tokenizer's PAD must be set and differ from EOS")
-        for network in (model, value_model):
-            disable_dropout(network)
+        if len(train_dataset) == 0:
+            raise ValueError("there are no prompts to roll out")
         super().__init__(
             model=PolicyAndValue(model, value_model),
             args=args,
@@ -189,8 +197,10 @@ class PPOTrainer(Trainer):
         self.ref_model = ref_model.to(self.accelerator.device).eval()
         self.reward: RewardFunction
         self._reward_cost: ModelCost | None = None
-        if isinstance(reward, PreTrainedModel):
-            network = reward.to(self.accelerator.device).eval()
+        if self.accelerator.num_processes > 1:
+            raise ValueError("this version of PPOTrainer runs in one process")
+        if isinstance(reward, torch.nn.Module):
+            network: Any = reward.to(self.accelerator.device).eval()
             self.reward, self._reward_cost = partial(rewards, network), ModelCost.of(network)
         else:
             self.reward = reward
@@ -207,6 +217,8 @@ class PPOTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> Rollout:  # type: ignore[override]
         """The next minibatch; the first of an update rolls the prompts out."""
+        model: Any = self.model
+        model.eval()  # the Trainer has just turned dropout on
         if not self._minibatches:
             with self.ledger.phase("rollout"):
                 self._minibatches.extend(self._split(self._roll_out(inputs["prompt_ids"])))
@@ -216,7 +228,7 @@ class PPOTrainer(Trainer):
     @torch.no_grad()
     def _roll_out(self, prompts: Sequence[Sequence[int]]) -> Rollout:
         """Sample, score, and estimate advantages: everything that is fixed during the update."""
-        args, model = self.args, self.accelerator.unwrap_model(self.model).eval()
+        args, model = self.args, self.accelerator.unwrap_model(self.model)
         first = self._update * args.rollouts
         samples = sample(
             model.policy,
@@ -245,9 +257,9 @@ class PPOTrainer(Trainer):
 
     def _split(self, rollout: Rollout) -> Iterator[Rollout]:
         """Minibatches of every PPO epoch, reshuffled each epoch."""
-        generator = torch.Generator().manual_seed(self.args.seed + SHUFFLE_STREAM + self._update)
+        generator = np.random.default_rng([self.args.seed, SHUFFLE_STREAM, self._update])
         for epoch in range(self.args.num_ppo_epochs):
-            order = torch.randperm(len(rollout.logprobs), generator=generator)
+            order = torch.from_numpy(generator.permutation(len(rollout.logprobs)))
             for part, index in enumerate(order.chunk(self.args.num_mini_batches)):
                 yield rollout.rows(index, first=epoch == part == 0)
 
@@ -333,18 +345,25 @@ class PPOTrainer(Trainer):
         }.items():
             self._metrics[name].append(float(value))
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train for `updates` updates, from the start."""
+        if resume_from_checkpoint:
+            raise ValueError("this version of PPOTrainer cannot resume: train again from the start")
+        return super().train(None, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the policy as a Transformers folder, with the critic in value/ beside it."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        model = self.accelerator.unwrap_model(self.model)
+        model.policy.save_pretrained(folder)
+        model.value.save_pretrained(folder / "value")
+        self.processing_class.save_pretrained(folder)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the averages since the last log, as TRL's trainers do."""
         averages = {name: sum(values) / len(values) for name, values in self._metrics.items()}
         self._metrics.clear()
         super().log({**logs, **averages}, start_time)
-
-
-def disable_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout to 0: with it, the ratio of the first minibatch is not 1."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
 
 
 def check_scores(scores: torch.Tensor, sequences: int) -> torch.Tensor:

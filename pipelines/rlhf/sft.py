@@ -18,6 +18,8 @@ from pipelines.shared.training import Accounted, PolicyWriter, StepCallback, tra
 class AccountedSFTTrainer(Accounted, SFTTrainer):
     """TRL's SFTTrainer with its cost booked."""
 
+    head_recomputed = True
+
     def head_positions(self, inputs: dict[str, Any]) -> int:
         return int((inputs["labels"][:, 1:] != -100).sum())
 
@@ -38,6 +40,7 @@ def train(context: Context) -> None:
         chosen = [row for row, where in zip(rows, reviews["split"], strict=True) if where == name]
         return Dataset.from_dict({"input_ids": chosen, "labels": chosen})
 
+    tokenizer.model_max_length = length
     model = new_policy(context.spec("model"), tokenizer)
     trainer = AccountedSFTTrainer(
         model=model,

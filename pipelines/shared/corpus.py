@@ -30,7 +30,7 @@ def parse_reviews(raw: bytes) -> pd.DataFrame:
     return reviews[reviews["text"] != ""].drop_duplicates("text").reset_index(drop=True)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     """A byte-level BPE tokenizer (Sennrich 2016, Radford 2019) as a Transformers one; PAD is not
     EOS.
     """
@@ -52,7 +52,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
         eos_token=END,
         pad_token=PAD,
         padding_side="left",
-        model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
 
@@ -109,7 +108,7 @@ def prepare(context: Context) -> None:
         order = reviews["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
         reviews = reviews.loc[order.sort_values().index[: spec.max_reviews]].sort_index()
         reviews = reviews.reset_index(drop=True)
-    tokenizer = train_tokenizer(reviews["text"], spec.vocab_size, context.spec("model").context)
+    tokenizer = train_tokenizer(reviews["text"], spec.vocab_size)
     tokenizer.save_pretrained(context.path / "tokenizer")
     reviews["ids"] = tokenizer(list(reviews["text"]))["input_ids"]
     # A review no longer than its prompt has nothing left to complete.

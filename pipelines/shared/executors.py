@@ -17,17 +17,26 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.specs import Runtime
-from pipelines.shared.steps import Step, clean_interrupted, load_record, run_step
+from pipelines.shared.steps import (
+    Step,
+    clean_interrupted,
+    load_record,
+    partial_folder,
+    run_step,
+    set_aside,
+)
 
 PRELOAD = [
     "pipelines.rlhf.sft",
     "pipelines.rlhf.reward_model",
     "pipelines.rlhf.ppo_stage",
     "pipelines.dpo.dpo",
+    "pipelines.dpo.reference",
     "pipelines.evaluate.samples",
 ]
 # glibc gives freed memory back by default and fetches it again at the next tensor: keeping it makes
@@ -111,7 +120,7 @@ def run_local(
                 del todo[step.fingerprint]
                 tell(Event("started", step))
             for connection in wait(list(running)):
-                _receive(connection, running, records, tell)
+                _receive(connection, running, records, runtime.results, tell)
     finally:
         for _, process in running.values():
             process.kill()
@@ -150,6 +159,7 @@ def _receive(
     connection: Any,
     running: dict[Any, tuple[Step, Any]],
     records: dict[str, dict[str, Any]],
+    results: Path,
     tell: Callable[[Event], None],
 ) -> None:
     """Handle one message of a child, or its death."""
@@ -174,7 +184,9 @@ def _receive(
         raise UserError(payload)
     if kind == "died":
         hint = " (killed: out of memory?)" if payload == -9 else ""
-        raise StepFailed(f"step {name} died with exit status {payload}{hint}")
+        partial = partial_folder(step, results)
+        where = f"; see {set_aside(partial) / 'output.log'}" if partial.is_dir() else ""
+        raise StepFailed(f"step {name} died with exit status {payload}{hint}{where}")
     raise StepFailed(payload)
 
 

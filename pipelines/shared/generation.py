@@ -6,9 +6,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.logprobs import completion_logprobs
-from pipelines.shared.sampling import keyed_uniforms, sample
+from pipelines.shared.sampling import Samples, keyed_uniforms, sample
 from pipelines.shared.steps import Context
 
+SAMPLER_TOLERANCE = 1e-3  # nats
 BATCH = 256  # sequences; a result does not depend on it beyond float rounding
 
 
@@ -24,26 +25,22 @@ def generate(
     seed: int,
     stream: int,
     context: Context,
-    reference_logprobs: bool = False,
 ) -> pd.DataFrame:
     """`samples` completions of each prompt.
 
     Args:
         prompts: columns prompt_id, prompt, prompt_ids.
         stream: keys the sampling noise together with `seed`.
-        reference_logprobs: also score each completion by a full forward pass at temperature 1.
 
     Returns:
         one row per completion: prompt_id, prompt, prompt_ids, sample, completion (text without
-        EOS), completion_ids, finished, logp (nats, as sampled) and, if asked for, ref_logp (nats).
+        EOS), completion_ids, finished, logp (nats, as sampled).
     """
     cost = ModelCost.of(model)
     rows = prompts.loc[prompts.index.repeat(samples)].reset_index(drop=True)
     rows["sample"] = rows.groupby("prompt_id", sort=False).cumcount()
     noise = keyed_uniforms(seed, stream, range(len(rows)), max_new_tokens)
     parts: dict[str, list] = {"completion_ids": [], "finished": [], "logp": []}
-    if reference_logprobs:
-        parts["ref_logp"] = []
     for start in range(0, len(rows), BATCH):
         batch = rows["prompt_ids"].iloc[start : start + BATCH].tolist()
         with context.ledger.phase("sampling"):
@@ -56,6 +53,8 @@ def generate(
                 temperature=temperature,
             )
             width, steps = drawn.sequences.prompt_width, drawn.logprobs.shape[1]
+            if start == 0:
+                check_sampler(model, drawn, temperature)
             context.ledger.add(
                 flops=cost.decode(len(batch), width, steps),
                 tokens_generated=int(drawn.sequences.completion_mask.sum()),
@@ -63,15 +62,24 @@ def generate(
         parts["completion_ids"] += drawn.completions()
         parts["finished"] += drawn.finished.tolist()
         parts["logp"] += drawn.logprobs.double().sum(-1).tolist()
-        if reference_logprobs:
-            with context.ledger.phase("reference log-probs"):
-                scored = completion_logprobs(model, drawn.sequences)
-                length = drawn.sequences.input_ids.shape[1]
-                context.ledger.add(flops=cost.forward(len(batch), length, len(batch) * (steps + 1)))
-            parts["ref_logp"] += scored.double().sum(-1).tolist()
         context.progress(start + len(batch), len(rows), "completions")
     table = rows.assign(**parts)
     table["completion"] = tokenizer.batch_decode(
         table["completion_ids"].tolist(), skip_special_tokens=True
     )
     return table
+
+
+def check_sampler(model: PreTrainedModel, drawn: Samples, temperature: float) -> None:
+    """Hold the sampled log-probs against a full forward pass.
+
+    Raises:
+        RuntimeError: they differ, as for architectures whose state the cache does not hold.
+    """
+    again = completion_logprobs(model, drawn.sequences, temperature)
+    worst = float((again - drawn.logprobs).abs().max())
+    if not worst < SAMPLER_TOLERANCE:
+        raise RuntimeError(
+            f"the sampler's log-probs differ from a full forward pass by {worst:.2e} nats: "
+            f"{type(model).__name__} does not decode from a static KV cache with left padding"
+        )

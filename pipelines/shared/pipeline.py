@@ -12,7 +12,7 @@ def corpus(protocol: Protocol) -> Step:
         label="rotten-tomatoes",
         function="pipelines.shared.corpus:prepare",
         version=1,
-        recipe={"corpus": protocol.corpus, "model": protocol.model},
+        recipe={"corpus": protocol.corpus},
         assets={ROTTEN_TOMATOES.name: ROTTEN_TOMATOES.sha256},
     )
 

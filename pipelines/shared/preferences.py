@@ -27,8 +27,8 @@ PAIR_COLUMNS = (
     "rejected_finished",
     "chosen_reward",
     "rejected_reward",
-    "ref_chosen_logps",
-    "ref_rejected_logps",
+    "chosen_sample",
+    "rejected_sample",
 )
 
 
@@ -36,8 +36,7 @@ def complete(context: Context) -> None:
     """Step: sample completions for the preference prompts from the SFT model.
 
     Writes completions.parquet: prompt_id, prompt, prompt_ids, sample, completion, completion_ids,
-    finished, reward (gold, log-odds), ref_logp (nats, SFT model, temperature 1: DPO's reference, so
-    that every beta and seed shares it).
+    finished, reward (gold, log-odds).
     """
     from pipelines.shared.generation import generate
     from pipelines.shared.gold import GoldReward
@@ -56,7 +55,6 @@ def complete(context: Context) -> None:
         seed=context.seed,
         stream=NOISE_STREAM,
         context=context,
-        reference_logprobs=True,
     )
     table["reward"] = GoldReward(context.inputs["gold"])(table["prompt"] + table["completion"])
     table.to_parquet(context.path / "completions.parquet")
@@ -115,7 +113,7 @@ def _side(name: str, completion: dict) -> dict:
         f"{name}_ids": completion["completion_ids"],
         f"{name}_finished": completion["finished"],
         f"{name}_reward": completion["reward"],
-        f"ref_{name}_logps": completion["ref_logp"],
+        f"{name}_sample": completion["sample"],
     }
 
 

@@ -51,7 +51,9 @@ def _processor() -> str:
 @functools.cache
 def provenance() -> dict[str, Any]:
     """Commit (with a digest of uncommitted changes), command, package versions, hardware."""
-    diff = _git("diff", "HEAD")
+    code = ("--", "*.py")
+    changed = _git("status", "--porcelain", "--untracked-files=all", *code)
+    diff = f"{changed}{_git('diff', 'HEAD', *code)}" if changed else None
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None,

@@ -1,4 +1,4 @@
-"""Fast batched sampling from any Transformers causal LM.
+"""Fast batched sampling from a Transformers causal LM with a KV cache.
 
 A preallocated KV cache, inverse-CDF sampling, and noise keyed by (seed, stream, row, token): what a
 row samples depends neither on the batch it is in nor on the rows beside it (up to float rounding).

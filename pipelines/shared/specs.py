@@ -22,11 +22,12 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    below: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
     """A spec field with its default, its meaning (with units) and its allowed range."""
-    limits = {"above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
+    limits = {"above": above, "at_least": at_least, "at_most": at_most, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, **limits})
 
 
 def _coerce(name: str, kind: type, value: Any) -> Any:
@@ -48,6 +49,8 @@ def _check_range(name: str, value: Any, meta: Any) -> None:
         raise UserError(f"{name} = {value}: must be at least {meta['at_least']}")
     if meta.get("at_most") is not None and value > meta["at_most"]:
         raise UserError(f"{name} = {value}: must be at most {meta['at_most']}")
+    if meta.get("below") is not None and not value < meta["below"]:
+        raise UserError(f"{name} = {value}: must be below {meta['below']}")
     if meta.get("choices") is not None and value not in meta["choices"]:
         raise unknown(name, str(value), meta["choices"])
 
@@ -133,7 +136,7 @@ class SFTSpec(Spec):
     epochs: int = setting(6, "passes over the SFT reviews", at_least=1)
     batch_size: int = setting(64, "sequences per optimiser step", at_least=1)
     learning_rate: float = setting(2e-3, "AdamW's peak; cosine to 0", above=0)
-    warmup: float = setting(0.05, "share of the steps that warm up linearly", at_least=0, at_most=1)
+    warmup: float = setting(0.05, "share of the steps that warm up linearly", at_least=0, below=1)
     weight_decay: float = setting(0.1, "AdamW's", at_least=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
 
@@ -168,7 +171,7 @@ class RewardModelSpec(Spec):
     epochs: int = setting(1, "passes over the pairs", at_least=1)
     batch_size: int = setting(64, "pairs per optimiser step", at_least=1)
     learning_rate: float = setting(3e-4, "AdamW's peak; linear to 0", above=0)
-    warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, at_most=1)
+    warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, below=1)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
 
 
@@ -210,7 +213,7 @@ class DPOSpec(Spec):
     epochs: int = setting(1, "passes over the pairs", at_least=1)
     batch_size: int = setting(64, "pairs per optimiser step", at_least=1)
     learning_rate: float = setting(3e-4, "AdamW's peak; linear to 0", above=0)
-    warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, at_most=1)
+    warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, below=1)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
     snapshots: int = setting(3, "policies saved over training, the last one included", at_least=1)
 
@@ -255,6 +258,14 @@ class Protocol:
     dpo: DPOSpec = DPOSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     compute: ComputeSpec = ComputeSpec()
+
+    def __post_init__(self) -> None:
+        longest = self.corpus.prompt_tokens + self.sampling.max_new_tokens
+        if longest > self.model.context:
+            raise UserError(
+                f"corpus.prompt_tokens + sampling.max_new_tokens = {longest}: "
+                f"must fit into model.context = {self.model.context}"
+            )
 
 
 @dataclass(frozen=True)

@@ -165,10 +165,9 @@ def load_record(step: Step, results: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{folder / RECORD} is not JSON ({error}): delete {folder} to redo it"
         ) from None
-    if record["fingerprint"] != step.fingerprint or record["identity"] != step.identity:
-        raise UserError(
-            f"{folder} was made by another recipe: {difference(record['identity'], step.identity)}"
-        )
+    if record.get("fingerprint") != step.fingerprint or record.get("identity") != step.identity:
+        apart = difference(record.get("identity"), step.identity)
+        raise UserError(f"{folder} was made by another recipe: {apart}")
     for name, size in record["files"].items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
             raise UserError(
@@ -228,8 +227,7 @@ def _run_afresh(
     capture: bool,
 ) -> dict[str, Any]:
     """Build in a temporary sibling and rename; `OSError` where the results cannot be stored."""
-    folder = step.folder(runtime.results)
-    partial = folder.with_name(f".partial-{folder.name}")
+    folder, partial = step.folder(runtime.results), partial_folder(step, runtime.results)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         partial.mkdir(parents=True)
@@ -243,18 +241,30 @@ def _run_afresh(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except Exception as error:
-        if is_storage_failure(error):
+        if is_storage_failure(error, runtime.results):
             shutil.rmtree(partial, ignore_errors=True)
             raise error if isinstance(error, OSError) else OSError(str(error)) from error
         (partial / "error.txt").write_text(traceback.format_exc())
-        stamp = time.strftime("%Y%m%dT%H%M%S")
-        aside = partial.with_name(f"failed-{folder.name}-{stamp}")
-        partial.rename(aside)
+        aside = set_aside(partial)
         reason = (str(error).splitlines() or [""])[0]
         raise StepFailed(
             f"step {step.stage} {step.label} failed: {type(error).__name__}: {reason} "
             f"(details in {aside / 'error.txt'})"
         ) from error
+
+
+def set_aside(partial: Path) -> Path:
+    """Rename the folder of a step that broke, so that it never counts; return its new path."""
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    return partial.rename(
+        partial.with_name(f"failed-{partial.name.removeprefix('.partial-')}-{stamp}")
+    )
+
+
+def partial_folder(step: Step, results: Path) -> Path:
+    """Where a step is built before it is renamed to its own folder."""
+    folder = step.folder(results)
+    return folder.with_name(f".partial-{folder.name}")
 
 
 @contextlib.contextmanager
@@ -278,7 +288,8 @@ def partial_folders(results: Path) -> Iterator[tuple[Path, bool]]:
     for folder in sorted((results / "runs").glob("*/.partial-*")):
         try:
             with locked(folder.name[-8:], results, wait=False):
-                yield folder, False
+                if folder.is_dir():  # else it was finished since it was listed
+                    yield folder, False
         except BlockingIOError:
             yield folder, True
 
@@ -287,7 +298,7 @@ def clean_interrupted(results: Path) -> None:
     """Delete what killed processes left half-done."""
     for folder, alive in partial_folders(results):
         if not alive:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build(
@@ -300,7 +311,7 @@ def _build(
     """Call the step's function in `partial` and return the record of what it did."""
     module, _, name = step.function.partition(":")
     function = getattr(importlib.import_module(module), name)
-    ledger = Ledger()
+    ledger, origin = Ledger(), provenance()
     started = time.time()
     with (partial / "metrics.jsonl").open("w") as metrics:
 
@@ -333,7 +344,11 @@ def _build(
             for path in sorted(partial.rglob("*"))
             if path.is_file() and path.name != "output.log"  # still being written
         },
-        **provenance(),
+        "tables": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(partial.glob("*.parquet"))
+        },
+        **origin,
     }
 
 
@@ -356,9 +371,11 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def is_storage_failure(error: BaseException) -> bool:
-    """True for a full disk, a quota or an unwritable folder, also where a library wrapped it."""
-    codes = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-    if isinstance(error, OSError) and error.errno in codes:
-        return True
+def is_storage_failure(error: BaseException, results: Path) -> bool:
+    """True where `results` cannot be written, also where a library wrapped the reason."""
+    full = {errno.ENOSPC, errno.EDQUOT}
+    barred = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+    if isinstance(error, OSError):
+        inside = str(error.filename or "").startswith(str(results))
+        return error.errno in full or (error.errno in barred and inside)
     return "No space left on device" in str(error) or "os error 28" in str(error)

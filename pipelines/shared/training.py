@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from pipelines.shared.ledger import Ledger, ModelCost
@@ -27,6 +28,7 @@ def trainer_arguments(context: Context) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
         "report_to": "none",
+        "logging_nan_inf_filter": False,  # a loss that is NaN must be seen
         "disable_tqdm": True,
         "save_strategy": "no",
         "seed": context.seed,
@@ -36,11 +38,13 @@ def trainer_arguments(context: Context) -> dict[str, Any]:
 class Accounted:
     """Mixin for a Trainer: books the FLOPs and tokens of every step in a ledger.
 
-    Set `ledger` and `cost` before training. Forward and backward are 3 forward passes' worth.
+    Set `ledger` and `cost` before training. Forward and backward are 3 forward passes' worth, and
+    one more of the LM head's where the trainer's fused head computes it again in the backward pass.
     """
 
     ledger: Ledger
     cost: ModelCost
+    head_recomputed = False
 
     def head_positions(self, inputs: dict[str, Any]) -> int:
         """Positions whose logits the loss needs; each trainer knows its own."""
@@ -51,10 +55,10 @@ class Accounted:
         return self.cost.forward(sequences, length, self.head_positions(inputs))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.ledger.add(
-            flops=3 * self._forward_flops(inputs),
-            tokens_trained=int(inputs["attention_mask"].sum()),
-        )
+        flops = 3 * self._forward_flops(inputs)
+        if self.head_recomputed:
+            flops += 2 * self.cost.head * self.head_positions(inputs)
+        self.ledger.add(flops=flops, tokens_trained=int(inputs["attention_mask"].sum()))
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +114,15 @@ class PolicyWriter:
         self.written: list[dict[str, Any]] = []
 
     def __call__(self, step: int) -> None:
-        """Save the policy as it is now."""
+        """Save the policy as it is now.
+
+        Raises:
+            FloatingPointError: a weight is not finite; such a policy must never count as a result.
+        """
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite at step {step}: training diverged"
+            )
         folder = f"snapshots/step-{step}"
         self.model.save_pretrained(self.path / folder)
         self.written.append({"step": step, "folder": folder})

@@ -1,15 +1,19 @@
 """TRL's DPO on exactly the ids that were sampled."""
 
 import copy
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from trl import DPOConfig
 
 from pipelines.dpo.dpo import ExactIdsDPOTrainer
+from pipelines.dpo.reference import with_reference
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import completion_logprobs, pack
+from pipelines.shared.training import PolicyWriter, StepCallback
 
 BETA = 0.3
 ROWS = [
@@ -54,12 +58,14 @@ def trainer(policy, reference, tokenizer, tmp_path) -> ExactIdsDPOTrainer:
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
+            logging_nan_inf_filter=False,
             learning_rate=1e-4,
         ),
         train_dataset=Dataset.from_dict(
             {**columns, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
         ),
         processing_class=tokenizer,
+        callbacks=[StepCallback(SimpleNamespace(progress=lambda *a: None, log=lambda row: None))],
     )
     trainer.ledger, trainer.cost = Ledger(), ModelCost.of(policy)
     return trainer
@@ -109,7 +115,41 @@ def test_training_books_its_cost(trainer):
     trainer.train()
     (book,) = trainer.ledger.phases().values()
     assert book["tokens_trained"] == 6 + 7 + 5 + 3
-    assert book["flops"] == 3 * trainer.cost.forward(4, 7, logits=3 + 4 + 4 + 2)
+    head = 2 * trainer.cost.head * (3 + 4 + 4 + 2)
+    assert book["flops"] == 3 * trainer.cost.forward(4, 7, logits=0) + 4 * head
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(trainer, monkeypatch):
+    loss = trainer._compute_loss
+    monkeypatch.setattr(trainer, "_compute_loss", lambda *a, **k: loss(*a, **k) * float("nan"))
+    trainer.args.logging_steps = 1
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
+        trainer.train()
+
+
+def test_weights_that_are_not_finite_are_never_saved(policy, tokenizer, tmp_path):
+    policy.lm_head.weight.data[0, 0] = float("inf")
+    writer = PolicyWriter(SimpleNamespace(path=tmp_path), policy, tokenizer)
+    with pytest.raises(FloatingPointError, match="not finite at step 7"):
+        writer(7)
+
+
+def test_reference_logprobs_reach_the_pair_they_belong_to():
+    pairs = pd.DataFrame(
+        {"prompt_id": ["p", "q"], "chosen_sample": [0, 1], "rejected_sample": [1, 0]}
+    )
+    logprobs = pd.DataFrame(
+        {
+            "prompt_id": ["q", "q", "p", "p"],
+            "sample": [0, 1, 0, 1],
+            "ref_logp": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    joined = with_reference(pairs, logprobs)
+    assert joined["ref_chosen_logps"].tolist() == [3.0, 2.0]
+    assert joined["ref_rejected_logps"].tolist() == [4.0, 1.0]
+    with pytest.raises(ValueError, match="do not cover"):
+        with_reference(pairs, logprobs[1:])
 
 
 def test_pairs_without_ids_are_refused(trainer, tokenizer):

@@ -70,7 +70,7 @@ def test_every_estimator_is_unbiased_for_sequences_with_eos(policy):
             logits = completion_logits(model, sequences).double()
         outside = torch.ones(logits.shape[-1], dtype=torch.bool)
         outside[alphabet] = False
-        return logits.masked_fill(outside, -1e4)
+        return logits.masked_fill(outside, -torch.inf)
 
     found = divergence(
         restricted(policy),

@@ -1,7 +1,5 @@
 """--set, and what a study resolves to."""
 
-import dataclasses
-
 import pytest
 
 from experiments import settings
@@ -121,9 +119,36 @@ def test_a_folder_never_holds_another_study():
     assert len(resolve(SENTIMENT, "mini", assignments=long).folder_name) < 40
 
 
-def test_smoke_differs_from_mini_in_size_only():
-    smoke, mini = (SENTIMENT.scales[name] for name in ("smoke", "mini"))
-    for name in ("labels", "gold"):
-        assert getattr(smoke, name) == getattr(mini, name)
-    assert smoke.sampling.temperature == mini.sampling.temperature
-    assert dataclasses.asdict(smoke) != dataclasses.asdict(mini)
+def test_what_cannot_fit_is_refused_before_anything_runs():
+    with pytest.raises(UserError, match=r"must fit into model\.context = 32"):
+        resolve(SENTIMENT, "mini", assignments=["sampling.max_new_tokens=500"])
+
+
+def test_values_that_differ_in_a_late_digit_are_different_studies():
+    first, second = (
+        resolve(SENTIMENT, "mini", assignments=[f"dpo.beta={value}"]).folder_name
+        for value in ("0.1234567", "0.1234568")
+    )
+    assert first != second
+
+
+def test_the_order_and_repetition_of_arms_do_not_make_another_study():
+    names = {
+        resolve(SENTIMENT, "mini", arms=arms).folder_name
+        for arms in (None, ["ppo", "dpo"], ["dpo", "ppo", "ppo"], ["sft", "dpo", "ppo"])
+    }
+    assert names == {"sentiment-mini"}
+
+
+def test_the_report_names_the_tuning_only_where_it_was_used():
+    assert resolve(SENTIMENT, "mini").manifest()["tuning"] == "sentiment-tuning"
+    changed = ["dpo.learning_rate=1e-5"]
+    assert resolve(SENTIMENT, "mini", assignments=changed).manifest()["tuning"] == ""
+    assert resolve(SENTIMENT, "smoke").manifest()["tuning"] == ""
+
+
+def test_deviations_state_what_was_run():
+    smoke = {
+        row["item"]: row["here"] for row in resolve(SENTIMENT, "smoke").manifest()["deviations"]
+    }
+    assert "1 x 32" in smoke["model"] and "x 32 prompts" in smoke["pairs"]

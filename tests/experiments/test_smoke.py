@@ -103,7 +103,7 @@ def test_compute_sums_over_the_closure(study):
     table = pd.read_csv(study / "tables" / "compute.csv")
     for (arm, _), rows in table.dropna(subset="setting").groupby(["arm", "setting"]):
         flops = rows.set_index("stage")["flops"]
-        own = ["corpus", "sft", *(["reward-model"] if arm == "ppo" else []), arm]
+        own = ["corpus", "sft", {"ppo": "reward-model", "dpo": "reference-logprobs"}[arm], arm]
         made = flops[["gold", "completions", "pairs"]].sum()
         assert flops["total"] == flops[own].sum()
         assert flops["total_with_pairs"] == flops["total"] + made
@@ -143,20 +143,25 @@ def test_pairs_hold_what_was_sampled(results):
 
 def test_records_tell_what_ran(results):
     records = [json.loads(p.read_text()) for p in (results / "runs").glob("*/*/record.json")]
-    assert len(records) == 24
+    assert len(records) == 25
     for record in records:
         assert record["versions"]["trl"] and record["hardware"]["cores"]
         assert record["command"][1] == "run"
         assert record["cost"]["seconds"] > 0 and record["cost"]["peak_memory_bytes"] > 0
     costly = {r["stage"] for r in records if r["cost"]["flops"] > 0}
     trained = {"sft", "reward-model", "ppo", "dpo"}
-    assert costly == trained | {"completions", "evaluation", "reference-samples"}
+    assert costly == trained | {
+        "completions",
+        "reference-logprobs",
+        "evaluation",
+        "reference-samples",
+    }
 
 
 def test_a_second_run_reuses_every_step(results, study):
     before = contents(study)
     started = time.monotonic()
-    assert "every step was reused (24 of 24)" in run(results)
+    assert "every step was reused (25 of 25)" in run(results)
     assert time.monotonic() - started < 30
     assert contents(study) == before
 

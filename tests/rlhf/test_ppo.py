@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM
 
 from pipelines.rlhf.ppo import (
     PPOConfig,
@@ -31,12 +32,11 @@ def config(tmp_path, **changes) -> PPOConfig:
         "max_completion_length": 6,
         "learning_rate": 3e-3,
     } | changes
+    settings = {"bf16": False, "save_strategy": "no"} | settings
     return PPOConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
-        bf16=False,
         report_to="none",
-        save_strategy="no",
         disable_tqdm=True,
         seed=0,
         **settings,
@@ -120,6 +120,50 @@ def test_a_policy_that_differs_between_rollout_and_update_is_caught(
         trainer.train()
 
 
+def test_a_saved_checkpoint_is_a_transformers_folder(policy, critic, tokenizer, tmp_path):
+    trainer = train(
+        policy, critic, tokenizer, tmp_path, updates=1, save_strategy="steps", save_steps=4
+    )
+    for folder in (tmp_path / "checkpoint-4", tmp_path / "saved"):
+        trainer.save_model(str(tmp_path / "saved"))
+        saved = AutoModelForCausalLM.from_pretrained(folder)
+        assert torch.equal(saved.lm_head.weight, policy.lm_head.weight)
+        assert (folder / "value" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollouts": 63}, "multiple of num_mini_batches"),
+        ({"gradient_accumulation_steps": 2}, "set num_mini_batches"),
+        ({"max_steps": 5}, "the length of training is `updates`"),
+        ({"bf16": True}, "fp32"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_at_once(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_dropout_is_off_in_rollout_and_update(policy, critic, tokenizer, tmp_path):
+    """A dropout that stayed on would fail the ratio check."""
+    for network in (policy, critic):
+        for block in network.transformer.h:
+            block.attn.resid_dropout.p = block.mlp.dropout.p = 0.5
+    train(policy, critic, tokenizer, tmp_path, updates=2)
+
+
+def test_seeds_do_not_share_their_shuffles(policy, critic, tokenizer, tmp_path):
+    trainer = train(policy, critic, tokenizer, tmp_path, updates=1)
+    rollout = trainer._roll_out([PROMPTS[0]] * 64)
+
+    def order(seed, update):
+        trainer.args.seed, trainer._update = seed, update
+        return next(trainer._split(rollout)).sequences.input_ids
+
+    assert not torch.equal(order(0, 5), order(1, 4))
+
+
 def test_check_ratio():
     check_ratio(torch.tensor([1.0, 1.00005]))
     for bad in (1.001, 0.99, float("nan")):
@@ -198,7 +242,7 @@ def test_a_value_is_that_of_the_state_before_its_token(critic):
 def test_the_ledger_counts_every_token(policy, critic, tokenizer, tmp_path):
     trainer = train(policy, critic, tokenizer, tmp_path, updates=2)
     phases = trainer.ledger.phases()
-    assert phases["rollout"]["tokens_generated"] <= 2 * 64 * 6
+    assert 2 * 64 <= phases["rollout"]["tokens_generated"] <= 2 * 64 * 6
     trained = sum(book["tokens_trained"] for book in phases.values())
     assert trained > 2 * phases["rollout"]["tokens_generated"]
     assert ModelCost.of(critic).head == 0

@@ -19,7 +19,6 @@ def completions() -> pd.DataFrame:
             "completion_ids": [sample, 9],
             "finished": sample % 2 == 0,
             "reward": float(sample),
-            "ref_logp": -float(sample),
         }
         for prompt in ("p", "q")
         for sample in range(4)
@@ -50,8 +49,8 @@ def test_swapping_moves_every_column_of_a_pair(completions):
             here, there = f"chosen{column}", f"rejected{column}"
             assert after[here] == before[there if exchanged else here]
             assert after[there] == before[here if exchanged else there]
-        assert after["ref_chosen_logps"] == -after["chosen_reward"]
-        assert after["ref_rejected_logps"] == -after["rejected_reward"]
+        assert after["chosen_sample"] == after["chosen_reward"]
+        assert after["rejected_sample"] == after["rejected_reward"]
 
 
 def test_labels_follow_bradley_terry():

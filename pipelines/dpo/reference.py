@@ -1,0 +1,52 @@
+"""DPO's reference log-probs: once for each (SFT model, completions), for all betas and seeds."""
+
+import pandas as pd
+import torch
+
+from pipelines.shared.generation import BATCH
+from pipelines.shared.ledger import ModelCost
+from pipelines.shared.logprobs import completion_logprobs, pack
+from pipelines.shared.models import load_policy, load_tokenizer
+from pipelines.shared.steps import Context
+
+KEYS = ["prompt_id", "sample"]
+
+
+@torch.no_grad()
+def score(context: Context) -> None:
+    """Step: write logprobs.parquet (prompt_id, sample, ref_logp: nats, summed over the completion).
+
+    At temperature 1: the policy that DPO trains is the model as it is.
+    """
+    checkpoint = context.inputs["sft"] / "checkpoint"
+    pad_id = load_tokenizer(checkpoint).pad_token_id
+    model = load_policy(checkpoint, context.runtime.device)
+    cost = ModelCost.of(model)
+    table = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
+    logprobs: list[float] = []
+    for start in range(0, len(table), BATCH):
+        rows = table.iloc[start : start + BATCH]
+        prompts, completions = rows["prompt_ids"].tolist(), rows["completion_ids"].tolist()
+        sequences = pack(prompts, completions, pad_id, model.device)
+        logprobs += completion_logprobs(model, sequences).double().sum(-1).tolist()
+        batch, length = sequences.input_ids.shape
+        positions = batch * (length - sequences.prompt_width + 1)
+        context.ledger.add(flops=cost.forward(batch, length, positions))
+        context.progress(start + batch, len(table), "completions")
+    table[KEYS].assign(ref_logp=logprobs).to_parquet(context.path / "logprobs.parquet")
+
+
+def with_reference(pairs: pd.DataFrame, logprobs: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` with ref_chosen_logps and ref_rejected_logps (nats), TRL's names.
+
+    Raises:
+        ValueError: a completion of a pair has no log-prob.
+    """
+    known = logprobs.set_index(KEYS)["ref_logp"]
+    result = pairs.copy()
+    for side in ("chosen", "rejected"):
+        keys = pd.MultiIndex.from_frame(pairs[["prompt_id", f"{side}_sample"]], names=KEYS)
+        result[f"ref_{side}_logps"] = known.reindex(keys).to_numpy()
+    if result[["ref_chosen_logps", "ref_rejected_logps"]].isna().any(axis=None):
+        raise ValueError("reference log-probs do not cover all completions of the pairs")
+    return result
