@@ -15,7 +15,7 @@ def check() -> None:
     import wandb
 
     local = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
-    if not local and not wandb.api.api_key:
+    if not local and not wandb.login(prompt=False):
         raise UserError(
             "--wandb: no key is known here; run `wandb login`, or set WANDB_MODE=offline to keep "
             "the metrics in files"
