@@ -4,16 +4,10 @@ PPO pays for SFT, the reward model and its rollouts; DPO for SFT and itself. Bot
 pairs, which are bought rather than made in most projects: so there is a total without and one with.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
 import pandas as pd
 
+from analysis.study import Study, dependencies
 from pipelines.evaluate.schema import COMPUTE, conform
-from pipelines.shared.errors import UserError
-
-if TYPE_CHECKING:
-    from analysis.study import Study
 
 PREFERENCE_DATA = frozenset({"gold", "completions", "pairs"})
 TOTALS = ("total", "total_with_pairs")
@@ -21,30 +15,7 @@ METRICS = {"seconds": "wall-clock time", "flops": "FLOPs", "peak_memory_bytes": 
 SUMMED = ("seconds", "flops", "tokens_generated", "tokens_trained")
 
 
-def dependencies(records: Mapping[str, Mapping[str, Any]], fingerprint: str) -> list[str]:
-    """Fingerprints of a step and all it stands on, each once, dependencies first.
-
-    Raises:
-        UserError: the record of a step that it stands on is not there.
-    """
-    found: dict[str, None] = {}
-
-    def visit(step: str, by: str) -> None:
-        if step in found:
-            return
-        if step not in records:
-            raise UserError(
-                f"step {step[:8]}, which {by[:8]} stands on, is not in manifest.json's steps"
-            )
-        for upstream in records[step]["identity"]["upstream"].values():
-            visit(upstream, step)
-        found[step] = None
-
-    visit(fingerprint, fingerprint)
-    return list(found)
-
-
-def compute(study: "Study") -> pd.DataFrame:
+def compute(study: Study) -> pd.DataFrame:
     """The cost of every arm's policy by stage, and its totals.
 
     Seconds, FLOPs and tokens are summed over the steps of a stage, peak memory is the largest.

@@ -5,47 +5,52 @@ No figure and no verdict is typed in here: every sentence is put together from t
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis.compute import METRICS
-from analysis.formats import MINUS, arm_name, fixed, number
+from analysis.formats import MINUS, arm_name, fixed, number, percent, policy_name, some
 from analysis.frontier import TRUSTED_ESS
 from analysis.objective import AGREEMENT
-from analysis.statistics import POLICY, pool_seeds
+from analysis.statistics import POLICY
+from analysis.study import Study
 
-if TYPE_CHECKING:
-    from analysis.study import Study
+LISTED = 8  # comparisons; more are counted
 
 
 def headline(
-    frontier: pd.DataFrame, objective: pd.DataFrame, gains: pd.DataFrame, compute: pd.DataFrame
+    points: pd.DataFrame, objective: pd.DataFrame, gains: pd.DataFrame, compute: pd.DataFrame
 ) -> pd.DataFrame:
     """One row per policy at the end of training, averaged over seeds, sft first.
 
     Returns:
         arm, setting, variant, seeds, kl and kl_se (nats, rb), reward_gold and reward_gold_se, gain
-        with ci_low and ci_high (J over SFT, 95%), closed_share (null where the ESS is below 10 and
-        the share would be an upper bound at most), ess, seconds and flops (totals without
-        preference data).
+        with ci_low and ci_high (J over SFT, 95%), closed_share with closed_low and closed_high
+        (gain and its interval over the optimum's gain; null where the ESS is below 10), ess,
+        seconds and flops (totals without preference data).
     """
-    last = frontier[frontier["final"] & (frontier["kl_estimator"] == "rb")]
-    table = pool_seeds(last, ["kl", "reward_gold"]).drop(columns="step")
-    share = objective.groupby(POLICY)[["closed_share", "ess"]].mean(skipna=False).reset_index()
-    share.loc[~(share["ess"] >= TRUSTED_ESS), "closed_share"] = np.nan
+    table = points[points["final"]].drop(columns=["step", "final"])
+    ends = ["objective_sft", "objective_optimum", "ess"]
+    share = objective.groupby(POLICY)[ends].mean(skipna=False).reset_index()
     total = compute[compute["stage"] == "total"]
     total = total.groupby(POLICY, dropna=False)[["seconds", "flops"]].median().reset_index()
     for part in (gains.drop(columns="seeds"), share, total):
         # The sft arm's setting is null, which merges with null.
         table = table.merge(part, on=POLICY, how="left")
+    room = table["objective_optimum"] - table["objective_sft"]
+    room = room.where((table["ess"] >= TRUSTED_ESS) & (room > 0))
+    table = table.assign(
+        closed_share=table["gain"] / room,
+        closed_low=table["ci_low"] / room,
+        closed_high=table["ci_high"] / room,
+    )
     table["first"] = table["arm"] != "sft"
     table = table.sort_values(["first", *POLICY], ignore_index=True)
     columns = [*POLICY, "seeds", "kl", "kl_se", "reward_gold", "reward_gold_se"]
-    columns += ["gain", "ci_low", "ci_high", "closed_share", "ess", "seconds", "flops"]
-    return table[columns]
+    columns += ["gain", "ci_low", "ci_high", "closed_share", "closed_low", "closed_high"]
+    return table[[*columns, "ess", "seconds", "flops"]]
 
 
 def sentences(
@@ -71,6 +76,8 @@ def compared(comparison: pd.DataFrame) -> list[str]:
     if comparison.empty:
         return []
     a, b = comparison["arm_a"].iloc[0], comparison["arm_b"].iloc[0]
+    if len(comparison) > LISTED:
+        return [_counted(comparison, a, b)]
     names, parts = (arm_name(a), arm_name(b)), []
     for winner, loser in ((a, b), (b, a)):
         rows = comparison[comparison["higher"] == winner]
@@ -93,6 +100,17 @@ def compared(comparison: pd.DataFrame) -> list[str]:
         f"In the objective J = reward {MINUS} c\u00b7KL at equal coefficient c: {'; '.join(parts)} "
         "(95% intervals)."
     ]
+
+
+def _counted(comparison: pd.DataFrame, a: str, b: str) -> str:
+    """How often each arm is above the other, where there are too many comparisons to list."""
+    times = comparison["higher"].value_counts()
+    return (
+        f"In the objective J = reward {MINUS} c\u00b7KL at equal coefficient c, {arm_name(a)} is "
+        f"above {arm_name(b)} in {times.get(a, 0)} of {len(comparison)} comparisons, {arm_name(b)} "
+        f"above {arm_name(a)} in {times.get(b, 0)}, and no difference is shown in "
+        f"{times.get('none shown', 0)} (95% intervals, each by itself); see the table."
+    )
 
 
 def _range(row: Any, sign: int) -> str:
@@ -127,26 +145,30 @@ def against_sft(headline: pd.DataFrame) -> list[str]:
 
 
 def _names(rows: pd.DataFrame) -> str:
-    return ", ".join(
-        f"{arm_name(row.arm)} {row.setting:g} {row.variant}".strip() for row in rows.itertuples()
-    )
+    return some([policy_name(row) for row in rows.to_dict("records")])
 
 
 def closed(headline: pd.DataFrame, objective: pd.DataFrame) -> list[str]:
     """How much of the way from SFT to the optimum each arm gets, where that can be estimated."""
     found = []
     known = headline[headline["closed_share"].notna()]
-    ahead = known[known["closed_share"] > 0]
+    ahead, behind = known[known["ci_low"] > 0], known[known["ci_high"] < 0]
     if len(ahead):
-        shares = ", ".join(
-            f"{_names(ahead.loc[[index]])} closes {row['closed_share']:.0%}"
-            for index, row in ahead.iterrows()
-        )
-        found.append(f"Of the gap in J between SFT and the estimated optimum, {shares}.")
-    behind = known[known["closed_share"] <= 0]
+        shares = [
+            f"{policy_name(row)} closes {percent(row['closed_share'])} "
+            f"[{percent(row['closed_low'])} to {percent(row['closed_high'])}]"
+            for row in ahead.to_dict("records")
+        ]
+        found.append(f"Of the gap in J between SFT and the estimated optimum, {some(shares)}.")
     if len(behind):
         found.append(
             f"None of the gap in J to the estimated optimum is closed by {_names(behind)}."
+        )
+    unclear = known[(known["ci_low"] <= 0) & (known["ci_high"] >= 0)]
+    if len(unclear):
+        found.append(
+            f"No share of the gap in J to the estimated optimum is claimed for {_names(unclear)}: "
+            "the gain's interval covers 0."
         )
     low = sorted(set(objective.loc[objective["ess"] < TRUSTED_ESS, "setting"]))
     if low:
@@ -159,8 +181,12 @@ def closed(headline: pd.DataFrame, objective: pd.DataFrame) -> list[str]:
 
 
 def costs(ratios: pd.DataFrame) -> list[str]:
-    """How much more one arm costs than the other, SFT and reward model included."""
+    """How much more one arm costs than the other, SFT and reward model included.
+
+    Not in memory: every step's process starts with the same libraries, which fill most of its peak.
+    """
     found = []
+    ratios = ratios[ratios["metric"] != "peak_memory_bytes"]
     for basis, words in (("total", "without"), ("total_with_pairs", "with")):
         rows = ratios[(ratios["basis"] == basis) & ratios["ratio"].notna()]
         if len(rows):
@@ -170,34 +196,50 @@ def costs(ratios: pd.DataFrame) -> list[str]:
                 for row in rows.itertuples()
             ]
             found.append(
-                f"{arm_name(a)} took {', '.join(parts[:-1])} and {parts[-1]} of {arm_name(b)}, "
+                f"{arm_name(a)} took {' and '.join(parts)} of {arm_name(b)}, "
                 f"counting every stage that a policy stands on, {words} making the preference data."
             )
     return found
 
 
 def meter(agreement: pd.DataFrame) -> str:
-    """Whether the three KL estimators tell the same, for all policies."""
-    odd = agreement[~agreement["agree"]]
-    worst = agreement["largest_z"].max()
+    """Whether the three KL estimators tell the same, for all trained policies."""
+    # The SFT model's KL to itself is 0 by every estimator: that shows nothing.
+    trained = agreement[agreement["arm"] != "sft"]
+    odd = trained[~trained["agree"].astype(bool)]
+    if trained.empty:
+        return ""
+    worst = trained["largest_z"].max()
     if odd.empty:
         return (
             f"The three KL estimators agree within {AGREEMENT:g} standard errors for all "
-            f"{len(agreement)} policies (largest difference: {worst:.1f} standard errors)."
+            f"{len(trained)} trained policies (largest difference: {worst:.1f} standard errors)."
         )
-    names = ", ".join(
-        f"{arm_name(row.arm)} {'' if pd.isna(row.setting) else format(row.setting, 'g')}".strip()
-        for row in odd.itertuples()
-    )
-    chance = 3 * (2 * stats.t.sf(AGREEMENT, agreement["n_prompts"] - 1)).sum()
+    several = agreement["seed"].nunique() > 1
+    names = some([policy_name(row, several) for row in odd.to_dict("records")])
+    chance = 3 * (2 * stats.t.sf(AGREEMENT, trained["n_prompts"] - 1)).sum()
     return (
         f"The three KL estimators differ by more than {AGREEMENT:g} standard errors for "
-        f"{len(odd)} of {len(agreement)} policies ({names}; largest: {worst:.1f}; expected by "
-        f"chance in {number(chance, 1)} of {3 * len(agreement)} differences): their KL is in doubt."
+        f"{len(odd)} of {len(trained)} trained policies ({names}; largest: {worst:.1f}; expected "
+        f"by chance in {number(chance, 1)} of {3 * len(trained)} differences): {_blame(odd)}."
     )
 
 
-def caveats(study: "Study") -> list[str]:
+def _blame(odd: pd.DataFrame) -> str:
+    """Whether k3 alone is off, for a reason that can be seen, or the KL itself is in doubt."""
+    with_k1 = (odd["k1_minus_rb"].abs() / odd["k1_minus_rb_se"]).max()
+    skewness = odd["k3_skewness"].min()
+    low = bool((odd["k3_minus_rb"] < 0).all())  # as an estimate that misses its right tail is
+    if with_k1 <= AGREEMENT and skewness > 1 and low:
+        return (
+            f"only k3 is off. Over prompts it is skewed to the right (skewness {skewness:.1f} or "
+            "more), so that its rare large values are mostly missed and its standard error is "
+            "understated; rb, which is used, integrates over the vocabulary and agrees with k1"
+        )
+    return "their KL is in doubt"
+
+
+def caveats(study: Study) -> list[str]:
     """What limits the answer, found in the records: one seed, mixed machines, unequal threads."""
     seeds = sorted({arm["seed"] for arm in study.manifest["arms"]})
     records = study.records
@@ -220,6 +262,19 @@ def caveats(study: "Study") -> list[str]:
             f"Policies were trained in different places ({'; '.join(sorted(setups))}): their "
             "seconds are not comparable, their FLOPs are."
         )
+    labels = [records[s]["identity"]["recipe"].get("labels") for s in records]
+    shifted = {
+        f"temperature {label['temperature']:g}, noise {label['noise']:g}"
+        for label in labels
+        if label and (label["temperature"] != 1 or label["noise"] > 0)
+    }
+    if shifted:
+        found.append(
+            f"Labels with {'; '.join(sorted(shifted))}: a labeller of temperature T teaches the "
+            "gold reward divided by T, and noise flattens it further, as a larger T would. At "
+            f"coefficient c the methods then aim at reward {MINUS} c\u00b7T\u00b7KL, not at the "
+            "J that is measured here."
+        )
     dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
     if dirty:
         found.append(f"Made from uncommitted code: {', '.join(dirty)}.")
@@ -228,6 +283,45 @@ def caveats(study: "Study") -> list[str]:
 
 def _machine(hardware: Mapping[str, Any]) -> str:
     return ", ".join(f"{hardware[key]}" for key in sorted(hardware))
+
+
+def errors_note(headline: pd.DataFrame) -> str:
+    """What the errors and intervals of the headline are made of, by the number of seeds."""
+    seeds = int(headline["seeds"].max())
+    over = (
+        "by prompt (one seed: nothing is known of what another training run would give)"
+        if seeds == 1
+        else f"by prompt and, in quadrature, by seed ({seeds} seeds)"
+    )
+    return f"\u00b1 is one standard error, clustered {over}; brackets are 95% intervals (t)."
+
+
+def sft_note(headline: pd.DataFrame, objective: pd.DataFrame, samples: int, reference: int) -> str:
+    """Why the SFT row's reward is not the J(SFT) that gains are measured from; "" without both."""
+    own = headline[headline["arm"] == "sft"]
+    if own.empty or objective.empty:
+        return ""
+    return (
+        f"The SFT row's reward, {own['reward_gold'].iloc[0]:.3f}, is from its own {samples} "
+        f"completions a prompt, like every row's; gains are over J(SFT) = "
+        f"{objective['objective_sft'].iloc[0]:.3f}, from the {reference} reference completions of "
+        "the same model for the same prompts, which is the more exact."
+    ).replace("-", MINUS)
+
+
+def seconds_note(study: Study) -> str:
+    """Whether arms shared the machine while their seconds were taken; "" where each filled it."""
+    policies = [study.records[arm["policy"]] for arm in study.manifest["arms"]]
+    trained = [record for record in policies if record["stage"] != "sft"]
+    threads = {record["identity"]["threads"] for record in trained}
+    cores = {record["hardware"]["cores"] for record in trained}
+    if not trained or max(threads) >= min(cores):
+        return ""
+    counts = " or ".join(f"{count}" for count in sorted(threads))
+    return (
+        f"Arms have {counts} thread{'' if counts == '1' else 's'} each of {min(cores)} cores and "
+        "run side by side on the same machine: their seconds are of such runs, not of one alone."
+    )
 
 
 def gold_quality(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """Numbers as text for a reader."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,28 @@ NAMES = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "ipo": "IPO", "kto": "KTO", "
 def arm_name(arm: str) -> str:
     """An arm's id as it is written in a sentence."""
     return NAMES.get(arm, arm)
+
+
+def policy_name(row: Mapping[str, Any], seed: bool = False) -> str:
+    """ "PPO 0.1 labels.noise=0.2 (seed 0)": arm, setting and variant, and the seed if wanted."""
+    setting = "" if pd.isna(row["setting"]) else f"{row['setting']:g}"
+    name = " ".join(part for part in (arm_name(row["arm"]), setting, row["variant"]) if part)
+    return f"{name} (seed {row['seed']})" if seed else name
+
+
+def options(variant: str) -> dict[str, str]:
+    """A variant's settings by name.
+
+    >>> options("dpo.learning_rate=0.0003 labels.noise=0.2")
+    {'dpo.learning_rate': '0.0003', 'labels.noise': '0.2'}
+    """
+    return dict(part.split("=", 1) for part in variant.split())
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first few names, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def fixed(value: float, digits: int = 2) -> str:
@@ -61,6 +83,18 @@ def setting(value: float) -> str:
 
 def percent(value: float) -> str:
     return MISSING if pd.isna(value) else f"{value:z.0%}".replace("-", MINUS)
+
+
+def share_closed(row: Mapping[str, Any]) -> str:
+    """ "24% [20%, 28%]" of the gap closed, or "none" where there is no gain."""
+    if pd.isna(row["closed_share"]):
+        return MISSING
+    if row["closed_share"] <= 0:
+        return "none"
+    return (
+        f"{percent(row['closed_share'])} "
+        f"[{percent(row['closed_low'])}, {percent(row['closed_high'])}]"
+    )
 
 
 def with_error(row: Mapping[str, Any], name: str, digits: int = 2) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln, logsumexp
 
-from analysis.statistics import KEYS, finals, prompt_means, standard_error
+from analysis.statistics import KEYS, POLICY, finals, interval, prompt_means, standard_error
 from pipelines.evaluate.schema import FRONTIER, conform
 
 if TYPE_CHECKING:
@@ -63,6 +63,27 @@ def frontier(scores: pd.DataFrame) -> pd.DataFrame:
     return conform(whole[list(FRONTIER)], "frontier").sort_values(ORDER, ignore_index=True)
 
 
+def points(scores: pd.DataFrame) -> pd.DataFrame:
+    """Reward and KL of every policy and snapshot over its seeds (see `statistics.interval`).
+
+    Returns:
+        arm, setting, variant, step, final; kl (nats, rb) and reward_gold, each with _se and _margin
+        (half the 95% interval); seeds.
+    """
+    means = prompt_means(scores, ["kl_rb", "reward_gold"]).rename(columns={"kl_rb": "kl"})
+    rows = []
+    for key, group in means.groupby([*POLICY, "step"], dropna=False):
+        row = dict(zip([*POLICY, "step"], key, strict=True))
+        for name in ("kl", "reward_gold"):
+            found = interval(group, name)
+            row |= {name: found.mean, f"{name}_se": found.se}
+            row |= {f"{name}_margin": found.high - found.mean, "seeds": found.seeds}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    last = table.groupby(POLICY, dropna=False)["step"].transform("max")
+    return table.assign(final=table["step"] == last)
+
+
 def reference_matrices(reference: pd.DataFrame) -> tuple[pd.Index, np.ndarray, np.ndarray]:
     """Prompt ids (P), rewards (P, N) and lengths (P, N) of the reference samples.
 
@@ -88,7 +109,8 @@ def optimum_per_prompt(reference: pd.DataFrame, beta: float) -> pd.DataFrame:
         E*[r] = sum_i w_i r_i        log Z = log mean_i exp(r_i/beta)
         KL* = E*[r]/beta - log Z     ESS = 1 / sum_i w_i^2        J* = beta log Z
 
-    J* is low on average (Jensen; never above max_i r_i), the more so the smaller the ESS.
+    J* is low on average (Jensen; never above max_i r_i), the more so the smaller the ESS: with 256
+    samples of Gaussian rewards, by 1% of its gain over E[r] at ESS 50 and by 5% at ESS 10.
 
     Args:
         reference: REFERENCE_SCORES, equally many samples N of each prompt.

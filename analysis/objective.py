@@ -1,12 +1,14 @@
-"""The objective that both methods say they maximise: J = E[r] - c KL(pi || SFT).
+"""J = E[r] - c KL(pi || SFT) with r the gold reward: what both methods aim at through the labels.
 
-PPO's kl_coef and DPO's beta are the same c, so at equal c the two are tried on the same objective,
-and its optimum is known: c log Z. How much of the way from SFT to there does each get?
+Neither sees r: PPO maximises the learned proxy, DPO its implicit reward. PPO's kl_coef and DPO's
+beta are the same c, so at equal c the two are tried on the same objective, whose optimum is known:
+c log Z. How much of the way from SFT to there does each get?
 """
 
 import numpy as np
 import pandas as pd
 
+from analysis.formats import options
 from analysis.frontier import optimum_per_prompt
 from analysis.statistics import KEYS, POLICY, finals, interval, prompt_means, standard_error
 from pipelines.evaluate.schema import OBJECTIVE, conform
@@ -36,7 +38,7 @@ def gain_per_prompt(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFra
     return table.assign(gain=table["objective"] - table["objective_sft"]).drop(columns="step")
 
 
-def objective(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+def objective(per_prompt: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """J, its gain over SFT and the share of the possible gain, for every final policy with a
     setting.
 
@@ -45,21 +47,26 @@ def objective(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
         closed_share = gain / (objective_optimum - objective_sft)
 
     The optimum is estimated from N reference samples and is low on average (Jensen), so
-    closed_share is high: where `ess`, the median effective sample size, is below 10 read it as an
-    upper bound. At setting 0 optimum, share and ess are null.
+    closed_share is too far from 0: where `ess`, the median effective sample size, is below 10, a
+    positive share is an upper bound; a negative one is a lower bound, and only says that nothing is
+    closed. At setting 0 optimum, share and ess are null.
+
+    Args:
+        per_prompt: see `gain_per_prompt`.
+        reference: REFERENCE_SCORES.
 
     Returns:
         OBJECTIVE, sorted.
     """
     rows = []
-    for key, group in gain_per_prompt(scores, reference).groupby(KEYS, dropna=False):
+    for key, group in per_prompt.groupby(KEYS, dropna=False):
         row = dict(zip(KEYS, key, strict=True))
         gain, gain_se = group["gain"].mean(skipna=False), standard_error(group["gain"])
         sft = group["objective_sft"].mean()
         best, ess = np.nan, np.nan
         if row["setting"] > 0:
-            per_prompt = optimum_per_prompt(reference, row["setting"])
-            best, ess = per_prompt["objective"].mean(), per_prompt["ess"].median()
+            possible = optimum_per_prompt(reference, row["setting"])
+            best, ess = possible["objective"].mean(), possible["ess"].median()
         room = best - sft
         rows.append(
             {
@@ -79,21 +86,30 @@ def objective(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     return conform(table[list(OBJECTIVE)], "objective").sort_values(order, ignore_index=True)
 
 
-def gains(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+def gains(per_prompt: pd.DataFrame) -> pd.DataFrame:
     """Gain over SFT with its 95% interval, over all seeds of a policy (see `statistics.interval`).
+
+    Args:
+        per_prompt: see `gain_per_prompt`.
 
     Returns:
         arm, setting, variant, gain, ci_low, ci_high, seeds.
     """
     rows = []
-    for key, group in gain_per_prompt(scores, reference).groupby(POLICY):
+    for key, group in per_prompt.groupby(POLICY):
         found = interval(group, "gain")
         rows.append((*key, found.mean, found.low, found.high, found.seeds))
     return pd.DataFrame(rows, columns=[*POLICY, "gain", "ci_low", "ci_high", "seeds"])
 
 
-def compare(scores: pd.DataFrame, reference: pd.DataFrame, arm_a: str, arm_b: str) -> pd.DataFrame:
+def compare(per_prompt: pd.DataFrame, arm_a: str, arm_b: str) -> pd.DataFrame:
     """J of one arm minus J of another at each setting that both have, paired by prompt and seed.
+
+    Variants are compared where the options that both name have equal values: the same labels, say,
+    but every learning rate of one with every learning rate of the other.
+
+    Args:
+        per_prompt: see `gain_per_prompt`.
 
     Returns:
         setting, arm_a, variant_a, arm_b, variant_b, difference (reward units), ci_low, ci_high
@@ -101,9 +117,8 @@ def compare(scores: pd.DataFrame, reference: pd.DataFrame, arm_a: str, arm_b: st
         "none shown" where the interval covers 0.
     """
     columns = ["setting", "seed", "prompt_id", "variant", "objective"]
-    table = gain_per_prompt(scores, reference)
-    pair = table.loc[table["arm"] == arm_a, columns].merge(
-        table.loc[table["arm"] == arm_b, columns],
+    pair = per_prompt.loc[per_prompt["arm"] == arm_a, columns].merge(
+        per_prompt.loc[per_prompt["arm"] == arm_b, columns],
         on=["setting", "seed", "prompt_id"],
         suffixes=("_a", "_b"),
     )
@@ -112,6 +127,9 @@ def compare(scores: pd.DataFrame, reference: pd.DataFrame, arm_a: str, arm_b: st
     for (setting, variant_a, variant_b), group in pair.groupby(
         ["setting", "variant_a", "variant_b"]
     ):
+        a, b = options(variant_a), options(variant_b)
+        if any(a[key] != b[key] for key in a.keys() & b.keys()):
+            continue
         found = interval(group, "difference")
         higher = arm_a if found.low > 0 else arm_b if found.high < 0 else "none shown"
         rows.append(
@@ -135,7 +153,7 @@ def agreement(scores: pd.DataFrame) -> pd.DataFrame:
     Returns:
         arm, setting, seed, variant, run; kl_k1, kl_k3, kl_rb with _se (nats); for each pair
         k1_minus_k3, k1_minus_rb, k3_minus_rb with _se; largest_z = max |difference| / se;
-        agree = largest_z <= 3; n_prompts.
+        agree = largest_z <= 3; k3_skewness, of the prompts' k3 - rb; n_prompts.
     """
     names = ["k1", "k3", "rb"]
     means = prompt_means(finals(scores), [f"kl_{name}" for name in names])
@@ -151,6 +169,7 @@ def agreement(scores: pd.DataFrame) -> pd.DataFrame:
             row[f"{a}_minus_{b}"], row[f"{a}_minus_{b}_se"] = mean, error
             scales.append(_scale(mean, error))
         row |= {"largest_z": max(scales), "agree": max(scales) <= AGREEMENT}
+        row["k3_skewness"] = (group["kl_k3"] - group["kl_rb"]).skew()
         rows.append({**row, "n_prompts": len(group)})
     order = ["arm", "setting", "seed", "variant"]
     return pd.DataFrame(rows).drop(columns="stage").sort_values(order, ignore_index=True)

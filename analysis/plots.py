@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.compute import PREFERENCE_DATA, TOTALS
-from analysis.formats import MINUS, arm_name, short
+from analysis.formats import MINUS, arm_name, policy_name, short
 from analysis.frontier import TRUSTED_ESS
-from analysis.statistics import pool_seeds
+from analysis.statistics import margin
 
 OKABE_ITO = matplotlib.color_sequences["okabe_ito"]
 STYLES = {
@@ -38,6 +38,7 @@ STAGE_COLOURS = {
     "reward-model": OKABE_ITO[1],
     "ppo": OKABE_ITO[6],
     "dpo": OKABE_ITO[5],
+    "reference-logprobs": OKABE_ITO[2],  # DPO's own cost
     "completions": OKABE_ITO[7],
     "gold": OKABE_ITO[4],
     "pairs": OKABE_ITO[3],
@@ -58,8 +59,13 @@ SETTINGS: dict[Any, Any] = {
     "pdf.fonttype": 42,  # text stays text, as journals ask
     "svg.fonttype": "none",
 }
+# Colour, marker and place in its row of each KL estimator.
+ESTIMATORS = {
+    "k1": (OKABE_ITO[1], "v", -0.22),
+    "k3": (OKABE_ITO[2], "D", 0.0),
+    "rb": (OKABE_ITO[0], "o", 0.22),
+}
 KL_LABEL = "KL to the SFT model (nats per completion)"
-REWARD_LABEL = "gold reward (log-odds of a positive review)"
 HALO = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 
@@ -103,83 +109,78 @@ def _root_scale(axes: Axes, side: str, highest: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
-def frontier(table: pd.DataFrame, reward_label: str = REWARD_LABEL) -> Figure:
+def frontier(points: pd.DataFrame, table: pd.DataFrame, reward_label: str) -> Figure:
     """Gold reward against KL: every policy, its way there, and the best that is possible.
 
     Left: everything, on a square-root KL axis. Right: the region of small KL, linear, where the
-    optimum can be estimated. Bars are 95% normal intervals (1.96 SE) in both directions.
+    optimum can be estimated. Bars and band are 95% intervals.
 
     Args:
-        table: FRONTIER.
+        points: see `frontier.points`.
+        table: FRONTIER, for the optimum and best-of-n.
     """
+    curves = table[table["kl_estimator"].isin(["importance", "analytic"])]
     with matplotlib.rc_context(SETTINGS):
         figure = _figure(11, 5.2)
         wide, near = figure.subplots(1, 2, width_ratios=[1.15, 1])
-        rows = table[table["kl_estimator"].isin(["rb", "importance", "analytic"])]
-        points = rows[rows["final"] & (rows["kl_estimator"] == "rb")]
-        limit = _near_limit(rows)
-        top = max(float(points["kl"].max()) * 1.2, limit)
+        last = points[points["final"]]
+        limit = _near_limit(last, curves)
         for axes, low, high in ((wide, limit, np.inf), (near, -1.0, limit)):
-            draw_frontier(axes, rows, annotate=(low, high))
+            _draw_curves(axes, curves)
+            draw_policies(axes, points, annotate=(low, high))
             axes.set_xlabel(KL_LABEL)
-        _root_scale(wide, "x", top)
+        _root_scale(wide, "x", max(float(last["kl"].max()) * 1.2, limit))
         near.set_xlim(-0.025 * limit, limit)
-        inside = rows[rows["kl"] <= limit]
-        spread = inside["reward_gold"].max() - inside["reward_gold"].min()
-        near.set_ylim(
-            inside["reward_gold"].min() - 0.12 * spread, inside["reward_gold"].max() + 0.12 * spread
-        )
-        _label_curves(near, rows, limit)
+        inside = pd.concat([points, curves])
+        inside = inside.loc[inside["kl"] <= limit, "reward_gold"]
+        spread = (inside.max() - inside.min()) or 1.0
+        near.set_ylim(inside.min() - 0.12 * spread, inside.max() + 0.12 * spread)
+        _label_curves(near, curves, limit)
         wide.set_ylabel(reward_label)
         wide.set_title("All policies, square-root KL axis")
         near.set_title(f"Close-up of KL below {limit:.2g} nats, linear axis")
-        _legend(figure, points["arm"].unique(), rows)
+        _legend(figure, points, curves)
         return figure
 
 
-def _near_limit(rows: pd.DataFrame) -> float:
+def has_variants(table: pd.DataFrame) -> bool:
+    """True where an arm's policies differ in more than the coefficient and the seed."""
+    return bool((table["variant"] != "").any())
+
+
+def _near_limit(last: pd.DataFrame, curves: pd.DataFrame) -> float:
     """Right edge of the close-up: where the optimum's curve ends, else the median policy."""
-    curve = rows.loc[rows["arm"] == "optimum", "kl"]
-    policies = rows.loc[rows["final"] & (rows["kl_estimator"] == "rb"), "kl"]
+    curve, policies = curves.loc[curves["arm"] == "optimum", "kl"], last["kl"]
     edge = float(curve.max()) if len(curve) else float(policies.median())
     # Policies just beyond the curve's end belong to the close-up too.
     close = policies[policies <= 1.6 * edge]
     return max(1.12 * max(edge, float(close.max()) if len(close) else 0.0), 1e-3)
 
 
-def draw_frontier(
-    axes: Axes, rows: pd.DataFrame, annotate: tuple[float, float] = (-1.0, np.inf)
+def draw_policies(
+    axes: Axes, points: pd.DataFrame, annotate: tuple[float, float] = (-1.0, np.inf)
 ) -> None:
-    """Draw curves, snapshots and final policies; write the setting at points with KL in `annotate`.
+    """Draw snapshots and final policies; write the setting at points with KL in `annotate`.
+
+    Variants of one setting lie too close for labels: with variants there are none.
 
     Args:
-        rows: FRONTIER with one kl_estimator per policy.
+        points: see `frontier.points`.
     """
-    _draw_curves(axes, rows)
-    measured = rows[rows["kl_estimator"] == "rb"]
-    pooled = pool_seeds(measured, ["kl", "reward_gold"])
-    last = pool_seeds(measured[measured["final"]], ["kl", "reward_gold"])
+    last = points[points["final"]]
     start = last[last["arm"] == "sft"]
     for arm, (colour, marker) in styles(last["arm"].unique()).items():
-        for _, path in pooled[pooled["arm"] == arm].groupby(["setting", "variant"]):
+        for _, path in points[points["arm"] == arm].groupby(["setting", "variant"]):
             way = pd.concat([start, path.sort_values("step")])
-            axes.plot(
-                way["kl"],
-                way["reward_gold"],
-                color=colour,
-                alpha=0.28,
-                lw=0.9,
-                marker=".",
-                ms=4,
-                zorder=2,
-            )
+            style = {"color": colour, "alpha": 0.28, "lw": 0.9, "marker": ".", "ms": 4}
+            axes.plot(way["kl"], way["reward_gold"], zorder=2, **style)
         for _, ends in last[last["arm"] == arm].groupby("variant"):
             ends = ends.sort_values("setting")
             axes.errorbar(
                 ends["kl"],
                 ends["reward_gold"],
-                xerr=1.96 * ends["kl_se"],
-                yerr=1.96 * ends["reward_gold_se"],
+                xerr=ends["kl_margin"],
+                yerr=ends["reward_gold_margin"],
                 color=colour,
                 marker=marker,
                 ms=11 if arm == "sft" else 6.5,
@@ -191,36 +192,36 @@ def draw_frontier(
                 mew=0.7,
             )
             for row in ends.itertuples():
-                if annotate[0] < row.kl <= annotate[1]:
+                labelled = arm == "sft" or not has_variants(last)
+                if labelled and annotate[0] < row.kl <= annotate[1]:
                     _label_point(axes, row, colour)
 
 
 def _label_point(axes: Axes, row: Any, colour: Any) -> None:
     """The arm's setting below and right of its point; the SFT model's name."""
-    text = "SFT" if pd.isna(row.setting) else f"{row.setting:g} {row.variant}".strip()
-    offset = (7, -11) if row.arm != "sft" else (9, -10)
-    axes.annotate(
-        text,
+    note = axes.annotate(
+        "SFT" if pd.isna(row.setting) else f"{row.setting:g}",
         (row.kl, row.reward_gold),
-        xytext=offset,
+        xytext=(7, -11) if row.arm != "sft" else (9, -10),
         textcoords="offset points",
         fontsize=8.5,
         color=colour,
         bbox=HALO,
         zorder=6,
     )
+    note.set_in_layout(False)
 
 
 def _draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
-    """The estimated optimum with its band, and best-of-n."""
+    """The estimated optimum with its 95% band over prompts, and best-of-n."""
     best = rows[(rows["arm"] == "optimum") & (rows["ess"] >= TRUSTED_ESS)].sort_values("kl")
     colour = STYLES["optimum"][0]
     axes.plot(best["kl"], best["reward_gold"], color=colour, lw=2, zorder=3)
-    margin = 1.96 * best["reward_gold_se"]
+    half = margin(best["reward_gold_se"], best["n_prompts"])
     axes.fill_between(
         best["kl"],
-        best["reward_gold"] - margin,
-        best["reward_gold"] + margin,
+        best["reward_gold"] - half,
+        best["reward_gold"] + half,
         color=colour,
         alpha=0.15,
         lw=0,
@@ -250,7 +251,7 @@ def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
     }
     if len(best):
         end = best.iloc[-1]
-        axes.annotate(
+        note = axes.annotate(
             f"estimated optimum (ends where ESS < {TRUSTED_ESS:g})",
             (end["kl"], end["reward_gold"]),
             xytext=(0, 12),
@@ -258,23 +259,26 @@ def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
             color=STYLES["optimum"][0],
             **style,
         )
+        note.set_in_layout(False)
     chosen = rows[(rows["arm"] == "best-of-n") & (rows["kl"] <= 0.75 * limit)].sort_values("kl")
     if len(chosen):
         last = chosen.iloc[-1]
-        axes.annotate(
+        note = axes.annotate(
             f"best of {last['setting']:g}",
             (last["kl"], last["reward_gold"]),
             xytext=(4, -13),
             color=STYLES["best-of-n"][0],
             **style,
         )
+        note.set_in_layout(False)
 
 
-def _legend(figure: Figure, arms: Sequence[str], rows: pd.DataFrame) -> None:
+def _legend(figure: Figure, points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """One legend below both panels; numbers at the points are explained in it."""
     handles = []
-    for arm, (colour, marker) in styles(arms).items():
-        size, width, label = 6.5, 1.5, f"{arm_name(arm)} (number: its KL coefficient)"
+    numbers = "" if has_variants(points) else " (number: its KL coefficient)"
+    for arm, (colour, marker) in styles(points["arm"].unique()).items():
+        size, width, label = 6.5, 1.5, f"{arm_name(arm)}{numbers}"
         if arm == "sft":
             size, width, label = 11, 0, arm_name(arm)
         look: dict[str, Any] = {"marker": marker, "ms": size, "mec": "white", "lw": width}
@@ -287,7 +291,7 @@ def _legend(figure: Figure, arms: Sequence[str], rows: pd.DataFrame) -> None:
         largest = int(rows.loc[rows["arm"] == "best-of-n", "setting"].max())
         label = f"best of n by gold reward, n = 1, 2, 4 … {largest}"
         handles.append(Line2D([], [], color=colour, marker=marker, ms=7, ls="--", label=label))
-    if (~rows["final"].astype(bool)).any():
+    if not points["final"].all():
         handles.append(Line2D([], [], color="#999999", marker=".", lw=0.9, label="during training"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
 
@@ -306,10 +310,9 @@ def objective(gains: pd.DataFrame, table: pd.DataFrame) -> Figure:
         place = {level: k for k, level in enumerate(levels)}
         looks = styles(gains["arm"].unique())
         names = list(gains[["arm", "variant"]].drop_duplicates().itertuples(index=False, name=None))
+        named: set[str] = set()
         for number, (arm, variant) in enumerate(names):
-            own = gains[(gains["arm"] == arm) & (gains["variant"] == variant)].sort_values(
-                "setting"
-            )
+            own = gains[(gains["arm"] == arm) & (gains["variant"] == variant)]
             shift = (number - (len(names) - 1) / 2) * min(0.16, 0.6 / len(names))
             axes.errorbar(
                 own["setting"].map(place) + shift,
@@ -320,9 +323,10 @@ def objective(gains: pd.DataFrame, table: pd.DataFrame) -> Figure:
                 ms=4.5,
                 lw=0,
                 elinewidth=1.6,
-                capsize=5,
-                label=f"{arm} {variant}".strip(),
+                capsize=5 if len(names) < 6 else 2,
+                label=None if arm in named else arm_name(arm),
             )
+            named.add(arm)
         _draw_possible(axes, table, place)
         axes.axhline(0, color="black", lw=1)
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
@@ -372,7 +376,7 @@ def cost(costs: pd.DataFrame) -> Figure:
             ("FLOPs", "seconds"),
             strict=True,
         ):
-            _draw_bars(axes, parts, arms, stages, colours, metric)
+            _draw_bars(axes, costs, arms, stages, colours, metric)
             axes.set_xlabel(f"{label}: without / with the preference data")
             axes.set_yticks(range(len(arms)), arms)
             axes.grid(False, axis="y")
@@ -386,14 +390,17 @@ def cost(costs: pd.DataFrame) -> Figure:
 
 def _draw_bars(
     axes: Axes,
-    parts: pd.DataFrame,
+    costs: pd.DataFrame,
     arms: Sequence[str],
     stages: Sequence[str],
     colours: Mapping[str, Any],
     metric: str,
 ) -> None:
-    """Stacked bars of one metric; each bar's end is labelled without / with preference data."""
-    table = parts.pivot(index="arm", columns="stage", values=metric).reindex(arms).fillna(0)
+    """Stacked bars of one metric; each bar's end is labelled without / with preference data.
+
+    The labels are the table's own totals: a sum of medians is not the median of sums.
+    """
+    table = costs.pivot(index="arm", columns="stage", values=metric).reindex(arms).fillna(0)
     left = np.zeros(len(arms))
     for stage in stages:
         bought = stage in PREFERENCE_DATA
@@ -410,52 +417,52 @@ def _draw_bars(
             label=f"{stage} (preference data)" if bought else stage,
         )
         left += table[stage].to_numpy()
-    without = left - table[[s for s in stages if s in PREFERENCE_DATA]].sum(axis=1).to_numpy()
-    for row, (less, whole) in enumerate(zip(without, left, strict=True)):
+    for row, end in enumerate(left):
+        less, whole = (float(table[basis].iloc[row]) for basis in TOTALS)
         text = short(less) if less == whole else f"{short(less)} / {short(whole)}"
-        axes.text(whole + 0.012 * left.max(), row, text, va="center", fontsize=8.5)
+        axes.text(end + 0.012 * left.max(), row, text, va="center", fontsize=8.5)
     axes.set_xlim(0, (left.max() or 1) * 1.3)
 
 
-def training(table: pd.DataFrame, reward_label: str = REWARD_LABEL) -> Figure | None:
+def training(points: pd.DataFrame, reward_label: str) -> Figure | None:
     """Gold reward and KL over training, from the snapshots, a column per arm.
 
     Every line starts at step 0 from the SFT model. Settings are told apart by shade (darker is a
-    larger coefficient) and by a label at the line's end. None where no arm has snapshots.
+    larger coefficient) and, where there are no variants, by a label at the line's end. None where
+    no arm has snapshots.
 
     Args:
-        table: FRONTIER.
+        points: see `frontier.points`.
     """
-    rows = table[table["kl_estimator"] == "rb"]
-    pooled = pool_seeds(rows, ["kl", "reward_gold"])
-    start = pooled[pooled["arm"] == "sft"].tail(1).assign(step=0)
-    arms = sorted(set(pooled.loc[pooled["step"] > 0, "arm"]))
+    start = points[(points["arm"] == "sft") & points["final"]].assign(step=0)
+    arms = sorted(set(points.loc[~points["final"], "arm"]))
     if not arms:
         return None
-    looks = styles(rows["arm"].unique())
+    looks = styles(points["arm"].unique())
+    names = ("reward_gold", "kl")
     with matplotlib.rc_context(SETTINGS):
         figure = _figure(1.2 + 3.9 * len(arms), 5.6)
         grid = figure.subplots(2, len(arms), sharex="col", sharey="row", squeeze=False)
         for column, arm in enumerate(arms):
-            own = pooled[pooled["arm"] == arm]
-            for row, name in enumerate(("reward_gold", "kl")):
+            own = points[points["arm"] == arm]
+            for row, name in enumerate(names):
                 _draw_training(grid[row, column], own, start, name, looks[arm])
-            grid[0, column].set_title(arm)
+            grid[0, column].set_title(arm_name(arm))
             grid[1, column].set_xlabel("optimiser step")
         grid[0, 0].set_ylabel(reward_label.replace(" (", "\n("))
-        _root_scale(grid[1, 0], "y", float(pooled["kl"].max()) * 1.1 + 1e-3)
+        _root_scale(grid[1, 0], "y", float(points["kl"].max()) * 1.1 + 1e-3)
         grid[1, 0].set_ylabel("KL to the SFT model\n(nats, square-root axis)")
-        for column, arm in enumerate(arms):
+        for column, arm in enumerate(arms if not has_variants(points) else []):
             # Only now: where labels collide depends on the scale that the whole row shares.
-            for row, name in enumerate(("reward_gold", "kl")):
-                _label_ends(grid[row, column], pooled[pooled["arm"] == arm], name, looks[arm][0])
+            for row, name in enumerate(names):
+                _label_ends(grid[row, column], points[points["arm"] == arm], name, looks[arm][0])
         return figure
 
 
 def _draw_training(
     axes: Axes, own: pd.DataFrame, start: pd.DataFrame, name: str, look: tuple[Any, str]
 ) -> None:
-    """One quantity of one arm over steps, a line per setting."""
+    """One quantity of one arm over steps, a line per setting and variant."""
     colour, marker = look
     groups = list(own.groupby(["setting", "variant"], dropna=False))
     for number, (_, path) in enumerate(groups):
@@ -463,7 +470,7 @@ def _draw_training(
         axes.errorbar(
             way["step"],
             way[name],
-            yerr=1.96 * way[f"{name}_se"],
+            yerr=way[f"{name}_margin"],
             color=colour,
             alpha=0.45 + 0.55 * (number + 1) / len(groups),
             marker=marker,
@@ -477,59 +484,65 @@ def _draw_training(
 
 def _label_ends(axes: Axes, own: pd.DataFrame, name: str, colour: Any, gap: float = 0.065) -> None:
     """Write each line's setting at its end, at least `gap` of the axes' height apart."""
-    ends = own.sort_values("step").groupby(["setting", "variant"], dropna=False).tail(1)
-    ends = ends.sort_values(name)
+    ends = own[own["final"]].sort_values(name)
     to_axes = axes.transScale + axes.transLimits
     places = [to_axes.transform((row.step, getattr(row, name))) for row in ends.itertuples()]
     heights = [height for _, height in places]
     for k in range(1, len(heights)):
         heights[k] = max(heights[k], heights[k - 1] + gap)
     for (across, _), height, row in zip(places, heights, ends.itertuples(), strict=True):
-        text = "" if pd.isna(row.setting) else f"{row.setting:g} {row.variant}".strip()
+        text = "" if pd.isna(row.setting) else f"{row.setting:g}"
         where = {"transform": axes.transAxes, "va": "center", "fontsize": 8.5, "color": colour}
         axes.text(across + 0.02, height, text, **where)
 
 
-def estimators(table: pd.DataFrame) -> Figure:
-    """k1, k3 and rb of each final policy relative to rb, in nats: one meter or three?
+def estimators(table: pd.DataFrame) -> Figure | None:
+    """k1, k3 and rb of each trained policy, and k1 and k3 relative to rb: one meter or three?
 
-    Bars are 95% intervals of the paired differences to rb (k1, k3), and of rb itself.
+    Bars are 95% intervals over prompts, on the right of the paired differences. None without
+    trained policies.
 
     Args:
         table: see `objective.agreement`.
     """
-    rows = table[table["kl_rb"].abs() > 1e-3].reset_index(drop=True)
+    rows = table[table["arm"] != "sft"].reset_index(drop=True)
+    if rows.empty:
+        return None
+    several = bool(table["seed"].nunique() > 1)
     with matplotlib.rc_context(SETTINGS):
-        figure = _figure(8.4, 1.5 + 0.3 * max(len(rows), 1))
+        figure = _figure(12 if has_variants(table) else 8.4, 1.5 + 0.3 * len(rows))
         absolute, relative = figure.subplots(1, 2, sharey=True)
-        offsets = {"k1": -0.22, "k3": 0.0, "rb": 0.22}
-        marks = {"k1": (OKABE_ITO[1], "v"), "k3": (OKABE_ITO[2], "D"), "rb": (OKABE_ITO[0], "o")}
-        where = np.arange(len(rows))
-        for name, shift in offsets.items():
-            colour, marker = marks[name]
-            style = {
-                "color": colour,
-                "marker": marker,
-                "ms": 5,
-                "lw": 0,
-                "elinewidth": 1.3,
-                "capsize": 2,
-            }
-            error = 1.96 * rows[f"kl_{name}_se"]
+        where, ends, errors = np.arange(len(rows)), [0.0], []
+        for name, (colour, marker, shift) in ESTIMATORS.items():
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 5, "lw": 0}
+            style |= {"elinewidth": 1.3, "capsize": 2}
+            error = margin(rows[f"kl_{name}_se"], rows["n_prompts"])
             absolute.errorbar(rows[f"kl_{name}"], where + shift, xerr=error, label=name, **style)
+            ends += [(rows[f"kl_{name}"] - error).min(), (rows[f"kl_{name}"] + error).max()]
+            errors.append(error.max())
             if name != "rb":
-                error = 1.96 * rows[f"{name}_minus_rb_se"]
+                error = margin(rows[f"{name}_minus_rb_se"], rows["n_prompts"])
                 relative.errorbar(rows[f"{name}_minus_rb"], where + shift, xerr=error, **style)
-        names = [f"{row.arm} {row.setting:g} {row.variant}".strip() for row in rows.itertuples()]
-        if rows["seed"].nunique() > 1:
-            names = [
-                f"{name} (seed {seed})" for name, seed in zip(names, rows["seed"], strict=True)
-            ]
+        names = [policy_name(row, several) for row in rows.to_dict("records")]
         absolute.set_yticks(where, names)
         absolute.set_ylim(len(rows) - 0.4, -0.6)
-        _root_scale(absolute, "x", float(rows["kl_rb"].max() if len(rows) else 1) * 1.12)
+        _wide_scale(absolute, np.nanmin(ends), np.nanmax(ends), float(np.nanmax(errors)))
         relative.axvline(0, color="black", lw=1)
-        absolute.set_xlabel("KL estimate (nats, square-root axis)")
+        relative.xaxis.set_major_locator(MaxNLocator(6))
+        absolute.set_xlabel("KL estimate (nats)")
         relative.set_xlabel("difference to rb, paired by prompt (nats)")
         figure.legend(loc="outside lower center", ncols=3)
         return figure
+
+
+def _wide_scale(axes: Axes, low: float, high: float, linear: float) -> None:
+    """An x-axis from `low` (0 or below) to `high`: linear up to `linear`, logarithmic beyond."""
+    if high <= 5 * linear:
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+        return
+    axes.set_xscale("symlog", linthresh=linear, linscale=0.5)
+    axes.set_xlim(low - 0.2 * linear, high * 1.15)
+    ticks = [0.0] + [t * 10.0**k for k in range(-4, 5) for t in (1, 2, 5) if linear < t * 10.0**k]
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= high * 1.15]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

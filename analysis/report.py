@@ -16,8 +16,8 @@ import pandas as pd
 from analysis import findings, plots, views
 from analysis.compute import compute, ratios, typical
 from analysis.formats import number, setting, short
-from analysis.frontier import TRUSTED_ESS, frontier_table
-from analysis.objective import agreement, compare, gains, objective
+from analysis.frontier import TRUSTED_ESS, frontier_table, points
+from analysis.objective import agreement, compare, gain_per_prompt, gains, objective
 from analysis.reward_model import proxy_quality
 from analysis.study import Study, load
 from pipelines.shared.errors import UserError
@@ -26,31 +26,17 @@ FLOAT = "%.10g"
 PROMPTS = 6
 COMPLETIONS = ["prompt_id", "prompt", "arm", "setting", "variant", "completion", "n_tokens"]
 COMPLETIONS += ["reward_gold", "log_ratio"]
-# The columns of each .tex, which is for print; the .csv has all of them.
+# The columns of each .tex, which is for print; the .csv has all. A variant that is "" throughout is
+# left out.
 PRINTED = {
-    "frontier": [
-        "arm",
-        "setting",
-        "seed",
-        "kl",
-        "kl_se",
-        "reward_gold",
-        "reward_gold_se",
-        "length",
-    ],
-    "compute": ["arm", "setting", "seed", "stage", "seconds", "flops", "peak_memory_bytes"],
-    "objective": ["arm", "setting", "seed", "objective", "gain", "gain_se", "closed_share", "ess"],
-    "comparison": ["setting", "arm_a", "arm_b", "difference", "ci_low", "ci_high", "higher"],
-    "kl_agreement": ["arm", "setting", "seed", "kl_k1", "kl_k3", "kl_rb", "largest_z", "agree"],
-    "reward_model": [
-        "seed",
-        "pairwise_accuracy",
-        "pairwise_accuracy_se",
-        "n_pairs",
-        "pearson",
-        "spearman",
-    ],
-    "sample_completions": ["prompt", "arm", "setting", "completion", "reward_gold"],
+    "frontier": "arm setting variant seed kl kl_se reward_gold reward_gold_se length",
+    "compute": "arm setting variant seed stage seconds flops peak_memory_bytes",
+    "objective": "arm setting variant seed objective gain gain_se closed_share ess",
+    "gains": "arm setting variant gain ci_low ci_high seeds",
+    "comparison": "setting arm_a variant_a arm_b variant_b difference ci_low ci_high higher",
+    "kl_agreement": "arm setting variant seed kl_k1 kl_k3 kl_rb largest_z agree",
+    "reward_model": "seed variant pairwise_accuracy pairwise_accuracy_se n_pairs pearson spearman",
+    "sample_completions": "prompt arm setting variant completion reward_gold",
 }
 
 
@@ -74,13 +60,13 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     tables = make_tables(study)
     for name, table in tables.items():
         write_table(table, study.folder / "tables", name)
-    gain, cost = gains(study.scores, study.reference), tables["compute"]
-    label = study.manifest.get("reward_label", plots.REWARD_LABEL)
+    gain, cost, label = tables["gains"], tables["compute"], study.manifest["reward_label"]
+    measured = points(study.scores)
     drawn = {
-        "frontier": plots.frontier(tables["frontier"], label),
+        "frontier": plots.frontier(measured, tables["frontier"], label),
         "objective": plots.objective(gain, tables["objective"]) if len(gain) else None,
         "cost": plots.cost(typical(cost)),
-        "training": plots.training(tables["frontier"], label),
+        "training": plots.training(measured, label),
         "estimators": plots.estimators(tables["kl_agreement"]),
     }
     folder = study.folder / "figures"
@@ -88,7 +74,7 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     for name, figure in figures.items():
         plots.save(figure, folder, name)
-    headline = findings.headline(tables["frontier"], tables["objective"], gain, cost)
+    headline = findings.headline(measured, tables["objective"], gain, cost)
     answer = findings.sentences(
         tables["comparison"], headline, ratios(cost), tables["kl_agreement"], tables["objective"]
     )
@@ -96,7 +82,9 @@ def write_report(study_folder: Path) -> dict[str, Any]:
         views.markdown(views.headline_grid(headline))
     )
     page = study.folder / "report.html"
-    page.write_text(render(study, tables, headline, answer, list(figures)), encoding="utf-8")
+    page.write_text(
+        render(study, tables, measured, headline, answer, list(figures)), encoding="utf-8"
+    )
     return {
         "headline": headline,
         "sentences": answer,
@@ -108,11 +96,13 @@ def write_report(study_folder: Path) -> dict[str, Any]:
 def make_tables(study: Study) -> dict[str, pd.DataFrame]:
     """All tables of the study by file name."""
     completions = sample_completions(study)
+    per_prompt = gain_per_prompt(study.scores, study.reference)
     return {
         "frontier": frontier_table(study),
         "compute": compute(study),
-        "objective": objective(study.scores, study.reference),
-        "comparison": compare(study.scores, study.reference, "ppo", "dpo"),
+        "objective": objective(per_prompt, study.reference),
+        "gains": gains(per_prompt),
+        "comparison": compare(per_prompt, "ppo", "dpo"),
         "kl_agreement": agreement(study.scores),
         "reward_model": proxy_quality(study.scores),
         **({} if completions is None else {"sample_completions": completions}),
@@ -134,9 +124,7 @@ def sample_completions(study: Study) -> pd.DataFrame | None:
         return _read_completions(path) if path.is_file() else None
     arms = pd.DataFrame(study.manifest["arms"])
     arms = arms[arms["seed"] == arms["seed"].min()].assign(setting=arms["setting"].astype(float))
-    # The run of a sample is its evaluation; a caller may give the policy's instead.
-    named = [arms.assign(run=arms[key].str[:8]) for key in ("evaluation", "policy")]
-    owners = pd.concat(named).drop_duplicates("run")[["run", "arm", "setting", "variant"]]
+    owners = arms.assign(run=arms["evaluation"].str[:8])[["run", "arm", "setting", "variant"]]
     samples = study.samples[study.samples["sample"] == study.samples["sample"].min()]
     table = samples.merge(owners, on="run", how="inner")
     table = table[table["prompt_id"].isin(sorted(table["prompt_id"].unique())[:PROMPTS])]
@@ -169,7 +157,9 @@ def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
     printed = table
     if name == "frontier":
         printed = table[table["final"] & table["kl_estimator"].isin(["rb", "analytic"])]
-    printed = printed[PRINTED[name]]
+    printed = printed[PRINTED[name].split()]
+    empty = [c for c in printed if c.startswith("variant") and (printed[c] == "").all()]
+    printed = printed.drop(columns=empty)
     if "setting" in printed:
         printed = printed.assign(setting=printed["setting"].map(setting))
     text = (
@@ -237,6 +227,7 @@ def provenance(study: Study) -> dict[str, Any]:
 def render(
     study: Study,
     tables: Mapping[str, pd.DataFrame],
+    measured: pd.DataFrame,
     headline: pd.DataFrame,
     answer: Sequence[str],
     figures: Sequence[str],
@@ -253,26 +244,37 @@ def render(
         name: base64.b64encode((study.folder / "figures" / f"{name}.png").read_bytes()).decode()
         for name in figures
     }
+    shape = study.scores.groupby("run")[["prompt_id", "sample"]].nunique().iloc[0].to_dict()
+    reference = int(study.reference["sample"].nunique())
     return environment.get_template("report.html.j2").render(
         manifest=study.manifest,
         images=images,
         answer=answer,
         caveats=findings.caveats(study),
+        errors_note=findings.errors_note(headline),
+        sft_note=findings.sft_note(headline, tables["objective"], shape["sample"], reference),
+        seconds_note=findings.seconds_note(study),
         gold=findings.gold_quality(study.metrics[study.manifest["gold"]]),
         reward_models=_reward_model_logs(study),
         headline=views.headline_grid(headline),
         objective=views.objective_grid(tables["objective"]),
         comparison=views.comparison_grid(tables["comparison"]),
+        listed=findings.LISTED,
         costs=views.cost_grid(ratios(tables["compute"])),
         agreement=views.agreement_grid(tables["kl_agreement"]),
         proxy=views.proxy_grid(tables["reward_model"]),
         completions=views.completion_groups(tables.get("sample_completions")),
-        tuning=views.tuning_parts(study.manifest.get("tuning")),
-        deviations=study.manifest.get("deviations") or [],
         provenance=provenance(study),
         trusted_ess=f"{TRUSTED_ESS:g}",
-        shape=study.scores.groupby("run")[["prompt_id", "sample"]].nunique().iloc[0].to_dict(),
-        reference=int(study.reference["sample"].nunique()),
+        has_optimum=bool((tables["frontier"]["arm"] == "optimum").any()),
+        has_possible=bool(tables["objective"]["objective_optimum"].notna().any()),
+        has_snapshots=not measured["final"].all(),
+        has_variants=plots.has_variants(measured),
+        shape=shape,
+        split=study.records[study.manifest["reference_samples"]]["identity"]["recipe"][
+            "evaluation"
+        ]["split"],
+        reference=reference,
         temperature=f"{study.reference['temperature'].iloc[0]:g}",
         files=[f"tables/{name}.csv, .tex" for name in tables]
         + [f"figures/{name}.png, .pdf" for name in figures],

@@ -37,6 +37,11 @@ def standard_error(values: Any) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
+def margin(error: Any, n: Any) -> Any:
+    """Half-width of the 95% interval of a mean of n values: Student's t_{n-1} times its error."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean with its 95% confidence interval, in the unit of the values."""
@@ -65,29 +70,6 @@ def interval(values: pd.DataFrame, column: str) -> Interval:
     by_seed = values.groupby("seed")[column].mean(skipna=False)
     prompts, seeds = len(by_prompt), len(by_seed)
     errors = [standard_error(by_prompt)] + ([standard_error(by_seed)] if seeds > 1 else [])
-    widths = [
-        error * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-        for error, n in zip(errors, (prompts, seeds), strict=False)
-    ]
+    widths = [margin(error, n) for error, n in zip(errors, (prompts, seeds), strict=False)]
     mean, half = float(by_prompt.mean(skipna=False)), float(np.hypot.reduce(widths))
     return Interval(mean, float(np.hypot.reduce(errors)), mean - half, mean + half, seeds, prompts)
-
-
-def pool_seeds(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Average a frontier-like table over seeds: one row per policy and step.
-
-    For each of `columns`, `<column>_se` is sqrt(mean SE over prompts ^2 + SE over seeds^2): all
-    seeds share their prompts, so more seeds do not shrink the first term.
-    """
-    rows = []
-    for key, group in table.groupby([*POLICY, "step"], dropna=False):
-        row = dict(zip([*POLICY, "step"], key, strict=True))
-        for column in columns:
-            over_seeds = standard_error(group[column]) if len(group) > 1 else 0.0
-            row[column] = group[column].mean(skipna=False)
-            row[f"{column}_se"] = float(
-                np.hypot(group[f"{column}_se"].mean(skipna=False), over_seeds)
-            )
-        rows.append({**row, "seeds": len(group)})
-    names = [name for column in columns for name in (column, f"{column}_se")]
-    return pd.DataFrame(rows, columns=[*POLICY, "step", *names, "seeds"])

@@ -5,6 +5,7 @@ different recipes, SFT models, gold rewards, corpora or prompts are not comparab
 silently put them side by side would be worth less than none.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.formats import policy_name, some
 from pipelines.evaluate.schema import conform
 from pipelines.shared.errors import UserError
+from pipelines.shared.steps import digest
 
 ARM_FIELDS = ("arm", "setting", "seed", "variant", "policy", "evaluation")
 MANIFEST_FIELDS = (
@@ -22,6 +25,9 @@ MANIFEST_FIELDS = (
     "scale",
     "title",
     "question",
+    "reward_label",
+    "deviations",
+    "tuning",
     "arms",
     "reference_samples",
     "gold",
@@ -43,8 +49,8 @@ class Study:
             setting, seed, variant, run (first 8 hex digits of the evaluation's fingerprint) and
             stage (that made the policy).
         reference: the REFERENCE_SCORES table of the SFT model's samples.
-        metrics: rows of each step's metrics log, by full fingerprint; an empty list where it has
-        none. samples: the SAMPLES table, or None where tables/samples.parquet is not there.
+        metrics: rows of each step's metrics log, by full fingerprint; none where it has no log.
+        samples: the SAMPLES table, or None where tables/samples.parquet is not there.
     """
 
     folder: Path
@@ -65,8 +71,10 @@ def load(folder: Path) -> Study:
     """Read and check an experiment's folder.
 
     Raises:
-        UserError: a file is missing or unreadable, the records contradict the manifest, or the
-            evaluations do not share their recipe, SFT model, gold reward, corpus and prompts.
+        UserError: a file is missing, unreadable or not what its record vouches for, the records
+            contradict the manifest, or the evaluations do not share their recipe, version, assets,
+            SFT model, gold reward, corpus and prompts, or a policy does not stand on that SFT
+            model.
     """
     folder = Path(folder)
     manifest = _manifest(folder)
@@ -82,7 +90,7 @@ def load(folder: Path) -> Study:
             )
     _check_policies(folder, arms, records)
     check_footing(arms, records, manifest["reference_samples"])
-    reference = _table(folder, manifest["reference_samples"], "reference_scores", again)
+    reference = _vouched(folder, records[manifest["reference_samples"]], "reference_scores", again)
     scores = pd.concat([_scores(folder, arm, records, again) for arm in arms], ignore_index=True)
     _check_samples(scores, reference)
     samples = folder / "tables" / "samples.parquet"
@@ -97,11 +105,26 @@ def load(folder: Path) -> Study:
     )
 
 
-def name_arm(arm: Mapping[str, Any]) -> str:
-    """An arm of the manifest in words: "ppo 0.1 (seed 0)"."""
-    parts = [arm["arm"], *([f"{arm['setting']:g}"] if arm["setting"] is not None else [])]
-    parts += [arm["variant"]] if arm["variant"] else []
-    return f"{' '.join(parts)} (seed {arm['seed']})"
+def dependencies(records: Mapping[str, Mapping[str, Any]], fingerprint: str) -> list[str]:
+    """Fingerprints of a step and all it stands on, each once, dependencies first.
+
+    Raises:
+        UserError: the record of a step that it stands on is not there.
+    """
+    found: dict[str, None] = {}
+
+    def visit(step: str, by: str) -> None:
+        if step not in records:
+            raise UserError(
+                f"step {step[:8]}, which {by[:8]} stands on, is not in manifest.json's steps"
+            )
+        for upstream in records[step]["identity"]["upstream"].values():
+            if upstream not in found:
+                visit(upstream, step)
+        found[step] = None
+
+    visit(fingerprint, fingerprint)
+    return list(found)
 
 
 def check_footing(
@@ -114,18 +137,36 @@ def check_footing(
         records: by full fingerprint.
         reference: fingerprint of the reference samples, held to the same as the evaluations.
 
+    Reward models may differ: they are a part of an arm, and judge nothing.
+
     Raises:
-        UserError: names the first field that differs and the arms on each side.
+        UserError: names the first field that differs and the arms on each side, or the policy that
+            does not stand on the SFT model that all are measured against.
     """
-    judged = [(name_arm(arm), records[arm["evaluation"]]["identity"]) for arm in arms]
-    judged.append((REFERENCE, records[reference]["identity"]))
-    stated = {name: _footing(name, identity) for name, identity in judged}
+    judged = {policy_name(arm, True): records[arm["evaluation"]]["identity"] for arm in arms}
+    stated = {name: _footing(name, identity) for name, identity in judged.items()}
+    _check_equal({**stated, REFERENCE: _footing(REFERENCE, records[reference]["identity"])})
+    # The reference samples are made by another stage, with a version of its own.
+    _check_equal(
+        {name: {key: made[key] for key in ("version", "assets")} for name, made in judged.items()}
+    )
+    shared = records[reference]["identity"]["upstream"]["sft"]
+    for arm in arms:
+        if shared not in dependencies(records, arm["policy"]):
+            raise UserError(
+                f"arms do not stand on equal footing: the policy of {policy_name(arm, True)} does "
+                f"not come from the SFT model {shared[:8]} that its KL is measured against"
+            )
+
+
+def _check_equal(stated: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a field that not all of the named have, with an equal value."""
     for field in dict.fromkeys(field for values in stated.values() for field in values):
         sides: dict[str, list[str]] = {}
         for name, values in stated.items():
             sides.setdefault(str(values.get(field, "missing")), []).append(name)
         if len(sides) > 1:
-            said = "; ".join(f"{value} in {_some(names)}" for value, names in sides.items())
+            said = "; ".join(f"{value} in {some(names, 3)}" for value, names in sides.items())
             raise UserError(
                 f"arms do not stand on equal footing, {field} differs: {said}. "
                 "Evaluate all of them with one recipe"
@@ -143,12 +184,6 @@ def _footing(name: str, identity: Mapping[str, Any]) -> dict[str, Any]:
         f"{part}.{key}": value for part, values in recipe.items() for key, value in values.items()
     }
     return {**fields, **{f"upstream {key}": upstream[key][:8] for key in SHARED_UPSTREAM}}
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, and how many more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _again(manifest: Mapping[str, Any]) -> str:
@@ -183,7 +218,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _record(folder: Path, fingerprint: str, again: str) -> dict[str, Any]:
-    """The record of one step."""
+    """The record of one step, which must be what its fingerprint says."""
     path = folder / "runs" / f"{fingerprint[:8]}.json"
     if not path.is_file():
         raise UserError(f"{path}, named by manifest.json, is missing: {again}")
@@ -196,6 +231,12 @@ def _record(folder: Path, fingerprint: str, again: str) -> dict[str, Any]:
             f"{path} is the record of {str(record.get('fingerprint'))[:16]}, but manifest.json "
             f"names {fingerprint[:16]}: {again}"
         )
+    try:
+        real = digest(record["identity"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} has no identity to check ({error!r}): {again}") from None
+    if real != fingerprint:
+        raise UserError(f"{path} was changed: its identity has the digest {real[:16]}: {again}")
     return record
 
 
@@ -209,18 +250,28 @@ def _parquet(path: Path, name: str, again: str) -> pd.DataFrame:
         raise UserError(f"{path} is not a {name} table ({error}): {again}") from None
 
 
-def _table(folder: Path, fingerprint: str, name: str, again: str) -> pd.DataFrame:
-    return _parquet(folder / "runs" / f"{fingerprint[:8]}.parquet", name, again)
+def _vouched(folder: Path, record: Mapping[str, Any], name: str, again: str) -> pd.DataFrame:
+    """The scores that a step made: the very file that its record vouches for."""
+    path = folder / "runs" / f"{record['fingerprint'][:8]}.parquet"
+    made = record.get("tables", {}).get("scores.parquet")
+    if made is None:
+        raise UserError(f"{path.with_suffix('.json')} vouches for no scores.parquet: {again}")
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != made:
+        raise UserError(
+            f"{path} is not the file that {path.with_suffix('.json').name} vouches for: {again}"
+        )
+    return _parquet(path, name, again)
 
 
 def _scores(
     folder: Path, arm: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], again: str
 ) -> pd.DataFrame:
     """The scores of one arm, with the columns that tell whose they are."""
-    scores = _table(folder, arm["evaluation"], "scores", again)
+    scores = _vouched(folder, records[arm["evaluation"]], "scores", again)
     if scores.empty:
         raise UserError(
-            f"the scores of {name_arm(arm)} in runs/{arm['evaluation'][:8]}.parquet are empty"
+            f"the scores of {policy_name(arm, True)}, runs/{arm['evaluation'][:8]}.parquet, are "
+            "empty"
         )
     return scores.assign(
         arm=pd.Series(arm["arm"], index=scores.index, dtype="string"),
@@ -249,20 +300,23 @@ def _metrics(folder: Path, fingerprint: str) -> list[dict[str, Any]]:
 def _check_policies(
     folder: Path, arms: Sequence[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Each evaluation must be of the policy that the manifest says, and listed once."""
+    """Each evaluation must be of the policy that the manifest says, and each be listed once."""
     seen: dict[str, str] = {}
     for arm in arms:
+        name = policy_name(arm, True)
+        if name in seen.values():
+            raise UserError(f"{folder / 'manifest.json'} lists {name} twice")
         if arm["policy"] not in records[arm["evaluation"]]["identity"]["upstream"].values():
             raise UserError(
                 f"{folder / 'manifest.json'}: the evaluation {arm['evaluation'][:8]} of "
-                f"{name_arm(arm)} is not of the policy {arm['policy'][:8]}"
+                f"{name} is not of the policy {arm['policy'][:8]}"
             )
         if arm["evaluation"] in seen:
             raise UserError(
-                f"{folder / 'manifest.json'}: {seen[arm['evaluation']]} and {name_arm(arm)} "
+                f"{folder / 'manifest.json'}: {seen[arm['evaluation']]} and {name} "
                 f"share the evaluation {arm['evaluation'][:8]}"
             )
-        seen[arm["evaluation"]] = name_arm(arm)
+        seen[arm["evaluation"]] = name
 
 
 def _check_samples(scores: pd.DataFrame, reference: pd.DataFrame) -> None:
@@ -272,8 +326,8 @@ def _check_samples(scores: pd.DataFrame, reference: pd.DataFrame) -> None:
         raise UserError(f"{REFERENCE} are not equally many for each prompt: sample them again")
     columns = ["arm", "setting", "seed", "variant", "step"]
     for (arm, setting, seed, variant, step), rows in scores.groupby(columns, dropna=False):
-        whose = {"arm": arm, "setting": None if pd.isna(setting) else setting}
-        name = f"{name_arm({**whose, 'seed': seed, 'variant': variant})} at step {step}"
+        whose = {"arm": arm, "setting": setting}
+        name = f"{policy_name({**whose, 'seed': seed, 'variant': variant}, True)} at step {step}"
         found = set(rows["prompt_id"])
         if found != wanted:
             odd = min(found ^ wanted)

@@ -7,7 +7,18 @@ from typing import Any
 import pandas as pd
 
 from analysis.compute import METRICS
-from analysis.formats import fixed, number, percent, setting, short, with_error, with_interval
+from analysis.formats import (
+    arm_name,
+    fixed,
+    number,
+    percent,
+    policy_name,
+    setting,
+    share_closed,
+    short,
+    with_error,
+    with_interval,
+)
 from analysis.frontier import TRUSTED_ESS
 
 Column = tuple[str, Callable[[Mapping[str, Any]], str], bool]
@@ -51,7 +62,7 @@ def headline_grid(table: pd.DataFrame) -> dict[str, Any]:
         ("gold reward ± SE", lambda row: with_error(row, "reward_gold"), True),
         ("KL, nats ± SE", lambda row: with_error(row, "kl"), True),
         ("gain in J over SFT [95%]", lambda row: with_interval(row, "gain"), True),
-        ("gap to optimum closed", _field("closed_share", percent), True),
+        ("gap to optimum closed [95%]", share_closed, True),
         ("seconds, total", _field("seconds", number), True),
         ("FLOPs, total", _field("flops", short), True),
     ]
@@ -59,12 +70,14 @@ def headline_grid(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def objective_grid(table: pd.DataFrame) -> dict[str, Any]:
-    """J of every run; a share is bounded only where the optimum's estimate has collapsed."""
+    """J of every run; a share is only bounded where the optimum's estimate has collapsed."""
 
     def share(row: Mapping[str, Any]) -> str:
+        if row["closed_share"] <= 0:
+            return "none"  # a fact whatever the optimum: the policy is not above SFT
         if pd.isna(row["closed_share"]) or row["ess"] >= TRUSTED_ESS:
             return percent(row["closed_share"])
-        # Above 100% the bound says nothing; below 0 the gain itself is negative.
+        # Too little room makes a positive share too large; a bound above 100% says nothing.
         return f"\u2264 {percent(row['closed_share'])}" if row["closed_share"] < 1 else "no bound"
 
     def best(row: Mapping[str, Any]) -> str:
@@ -93,13 +106,16 @@ def comparison_grid(table: pd.DataFrame) -> dict[str, Any]:
         ("compared", _versus, False),
         ("difference in J [95%]", lambda row: with_interval(row, "difference"), True),
         ("seeds", _field("seeds"), True),
-        ("higher J", _field("higher"), False),
+        ("higher J", _field("higher", arm_name), False),
     ]
     return grid(table, columns)
 
 
 def _versus(row: Mapping[str, Any]) -> str:
-    first, second = (f"{row[f'arm_{k}']} {row[f'variant_{k}']}".strip() for k in "ab")
+    first, second = (
+        policy_name({"arm": row[f"arm_{k}"], "setting": None, "variant": row[f"variant_{k}"]})
+        for k in "ab"
+    )
     return f"{first} \u2212 {second}"
 
 
@@ -163,29 +179,8 @@ def completion_groups(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     return groups
 
 
-def tuning_parts(tuning: Mapping[str, Any] | str | None) -> list[dict[str, Any]]:
-    """The tuning log, whatever its keys: lists of rows as tables, the rest as text.
-
-    Args:
-        tuning: a log, the name of the experiment that has it, or nothing.
-    """
-    parts = []
-    if isinstance(tuning, str):
-        tuning = {"Settings chosen by the experiment": tuning} if tuning else None
-    for name, value in (tuning or {}).items():
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            names = list(dict.fromkeys(key for row in value for key in row))
-            rows = [[plain(row.get(key)) for key in names] for row in value]
-            numeric = [any(type(row.get(key)) in (int, float) for row in value) for key in names]
-            columns = list(zip(names, numeric, strict=True))
-            parts.append({"name": name, "grid": {"columns": columns, "rows": rows}})
-        else:
-            parts.append({"name": name, "text": plain(value)})
-    return parts
-
-
 def plain(value: Any) -> str:
-    """A value of the tuning log as text."""
+    """A value of a log as text."""
     if value is None:
         return "\u2013"
     if isinstance(value, bool):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.evaluate.schema import conform
+from pipelines.shared.steps import digest
 
 MU, SPREAD = 0.6, 1.2
 DPO = {0.05: (1.6, 3.0), 0.1: (1.2, 1.7), 0.3: (0.9, 0.8), 1.0: (0.77, 0.4)}
@@ -21,26 +22,29 @@ PPO = {0.05: (8.0, 35.0), 0.1: (6.6, 26.6), 0.3: (3.0, 6.0), 1.0: (1.2, 1.5)}
 EVALUATION = {"split": "evaluation", "samples": 4, "temperature": 1.0}
 
 
-def fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
 def record(
-    stage: str, label: str, upstream: Mapping[str, str], seconds: float, flops: int, **recipe: Any
+    stage: str,
+    label: str,
+    upstream: Mapping[str, str],
+    seconds: float,
+    flops: int,
+    seed: int = 0,
+    **recipe: Any,
 ) -> dict[str, Any]:
     """A record.json as pipelines.shared.steps writes it."""
-    identity = {"stage": stage, "version": 1, "recipe": recipe, "seed": 0, "threads": 1}
+    identity = {"stage": stage, "version": 1, "recipe": recipe, "seed": seed, "threads": 1}
     identity |= {"upstream": dict(upstream), "assets": {}}
     cost = {"seconds": seconds, "flops": flops, "tokens_generated": 10, "tokens_trained": 20}
     return {
         "stage": stage,
         "label": label,
-        "fingerprint": fingerprint(stage, label, sorted(upstream.items())),
+        "fingerprint": digest(identity),
         "identity": identity,
         "started": 1.0,
         "cost": {**cost, "peak_memory_bytes": int(seconds) * 1_000_000},
         "phases": {},
         "files": {},
+        "tables": {},
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "uncommitted": None,
         "command": ["rlhf-vs-dpo", "run", "toy"],
@@ -141,7 +145,10 @@ def reference_of(rewards: list[list[float]]) -> pd.DataFrame:
 
 
 class Builder:
-    """Writes the folder; `records` and `tables` may be changed before `write`."""
+    """Writes the folder; `records` and `tables` may be changed before `write`.
+
+    `write` gives every record the fingerprint and the digests that it then has.
+    """
 
     def __init__(
         self, prompts: int = 24, samples: int = 4, reference: int = 64, seeds: int = 1
@@ -172,39 +179,53 @@ class Builder:
         upstream: Mapping[str, str],
         seconds: float,
         flops: int,
+        seed: int = 0,
         **recipe,
     ):
-        made = record(stage, label, upstream, seconds, flops, **recipe)
+        made = record(stage, label, upstream, seconds, flops, seed, **recipe)
         self.records[made["fingerprint"]] = made
         return made["fingerprint"]
 
     def seed(self, seed: int) -> None:
         """All arms of one seed."""
-        sampled = self.add("completions", f"c{seed}", {"sft": self.sft}, 12, 5 * 10**11)
-        pairs = self.add("pairs", f"pairs{seed}", {"completions": sampled, "gold": self.gold}, 1, 0)
+        sampled = self.add("completions", "c", {"sft": self.sft}, 12, 5 * 10**11)
+        labels = {"temperature": 1.0, "noise": 0.0}
+        upstream = {"completions": sampled, "gold": self.gold}
+        pairs = self.add("pairs", f"pairs{seed}", upstream, 1, 0, seed, labels=labels)
         common = {"sft": self.sft, "pairs": pairs}
-        judge = self.add("reward-model", f"rm{seed}", common, 20, 3 * 10**11)
+        judge = self.add("reward-model", f"rm{seed}", common, 20, 3 * 10**11, seed)
+        reference = {"sft": self.sft, "completions": sampled}
+        reference = self.add("reference-logprobs", "completions", reference, 4, 10**10)
+        common["reference_logprobs"] = reference
         self.metrics[judge] = [
             {"step": 1, "loss": 0.69},
             {"step": 94, "loss": 0.6, "accuracy": 0.66, "reward_mean": 0.1},
         ]
         self.arm("sft", None, seed, self.sft, judge, MU, 0.0, snapshots=1)
         for beta, (reward, kl) in DPO.items():
-            policy = self.add("dpo", f"dpo{beta}-{seed}", common, 25, 4 * 10**11)
+            recipe = {"dpo": {"beta": beta}}
+            policy = self.add("dpo", f"dpo{beta}-{seed}", common, 25, 4 * 10**11, seed, **recipe)
             self.arm("dpo", beta, seed, policy, judge, reward, kl)
         for coefficient, (reward, kl) in PPO.items():
             upstream = {"sft": self.sft, "reward_model": judge}
-            policy = self.add("ppo", f"ppo{coefficient}-{seed}", upstream, 100, 2 * 10**12)
+            recipe = {"ppo": {"kl_coef": coefficient}}
+            policy = self.add("ppo", f"p{coefficient}", upstream, 100, 2 * 10**12, seed, **recipe)
             self.arm("ppo", coefficient, seed, policy, judge, reward, kl)
 
-    def arm(self, arm, setting, seed, policy, judge, reward, kl, snapshots: int = 3) -> None:
+    def arm(
+        self, arm, setting, seed, policy, judge, reward, kl, snapshots: int = 3, variant: str = ""
+    ) -> None:
         """An evaluated policy."""
         upstream = {**self.shared, "policy": policy, "reward_model": judge}
-        label = f"{arm}-{setting}-{seed}"
-        evaluation = self.add("evaluation", label, upstream, 8, 10**10, evaluation=dict(EVALUATION))
+        label, recipe = f"{arm}-{setting}-{seed}", {"evaluation": dict(EVALUATION)}
+        evaluation = self.add("evaluation", label, upstream, 8, 10**10, seed, **recipe)
         self.tables[evaluation] = scores(reward, kl, seed, *self.shape, snapshots=snapshots)
-        row = {"arm": arm, "setting": setting, "seed": seed, "variant": ""}
+        row = {"arm": arm, "setting": setting, "seed": seed, "variant": variant}
         self.arms.append({**row, "policy": policy, "evaluation": evaluation})
+
+    def keep(self, *arms: str) -> None:
+        """Leave out the other arms."""
+        self.arms = [arm for arm in self.arms if arm["arm"] in arms]
 
     def evaluation(self, arm: str, setting: float | None, seed: int = 0) -> str:
         """Fingerprint of one arm's evaluation."""
@@ -247,24 +268,42 @@ class Builder:
             "arms": self.arms,
             "reference_samples": self.reference,
             "gold": self.gold,
-            "tuning": {
-                "rule": "highest J on the validation prompts",
-                "trials": [
-                    {"arm": "ppo", "learning_rate": 3e-4, "objective": 1.5, "chosen": True},
-                    {"arm": "dpo", "learning_rate": 3e-4, "objective": 1.0, "chosen": True},
-                ],
-            },
+            "reward_label": "gold reward (log-odds of made up)",
+            "tuning": "toy-tuning",
             "steps": list(self.records),
         }
+
+    def refresh(self) -> None:
+        """Give every record the fingerprint of what its identity and its upstream have become."""
+        new: dict[str, str] = {}
+
+        def rename(key: str) -> str:
+            if key in self.records and key not in new:
+                identity = self.records[key]["identity"]
+                upstream = identity["upstream"]
+                identity["upstream"] = {name: rename(step) for name, step in upstream.items()}
+                new[key] = self.records[key]["fingerprint"] = digest(identity)
+            return new.get(key, key)
+
+        self.records = {rename(key): made for key, made in list(self.records.items())}
+        self.tables = {rename(key): table for key, table in self.tables.items()}
+        self.metrics = {rename(key): rows for key, rows in self.metrics.items()}
+        for arm in self.arms:
+            arm |= {name: rename(arm[name]) for name in ("policy", "evaluation")}
+        self.reference, self.gold = rename(self.reference), rename(self.gold)
 
     def write(self, folder: Path, samples: bool = True) -> Path:
         """Write everything below `folder` and return it."""
         (folder / "runs").mkdir(parents=True)
         (folder / "tables").mkdir()
+        self.refresh()
+        for key, table in self.tables.items():
+            path = folder / "runs" / f"{key[:8]}.parquet"
+            table.to_parquet(path)
+            made = {"scores.parquet": hashlib.sha256(path.read_bytes()).hexdigest()}
+            self.records[key]["tables"] = made
         for key, made in self.records.items():
             (folder / "runs" / f"{key[:8]}.json").write_text(json.dumps(made))
-        for key, table in self.tables.items():
-            table.to_parquet(folder / "runs" / f"{key[:8]}.parquet")
         for key, rows in self.metrics.items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / "runs" / f"{key[:8]}.metrics.jsonl").write_text(lines)

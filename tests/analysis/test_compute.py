@@ -2,8 +2,9 @@
 
 import pytest
 
-from analysis.compute import compute, dependencies, ratios
-from analysis.study import load
+from analysis import plots
+from analysis.compute import compute, ratios, typical
+from analysis.study import dependencies, load
 from pipelines.shared.errors import UserError
 
 
@@ -20,10 +21,11 @@ def cost(table, arm, setting, stage):
 
 
 def test_totals_without_and_with_preference_data(table):
-    # corpus 3, sft 135, gold 2, completions 12, pairs 1, reward model 20, dpo 25, ppo 100 seconds.
+    # Seconds: corpus 3, sft 135, gold 2, completions 12, pairs 1, reward model 20, DPO's reference
+    # log-probs 4, dpo 25, ppo 100.
     assert cost(table, "sft", None, "total")["seconds"] == 138
-    assert cost(table, "dpo", 0.1, "total")["seconds"] == 138 + 25
-    assert cost(table, "dpo", 0.1, "total_with_pairs")["seconds"] == 138 + 25 + 15
+    assert cost(table, "dpo", 0.1, "total")["seconds"] == 138 + 4 + 25
+    assert cost(table, "dpo", 0.1, "total_with_pairs")["seconds"] == 138 + 4 + 25 + 15
     assert cost(table, "ppo", 0.1, "total")["seconds"] == 138 + 20 + 100
     assert cost(table, "ppo", 0.1, "total_with_pairs")["seconds"] == 138 + 20 + 100 + 15
     assert cost(table, "ppo", 0.1, "total")["flops"] == 10**12 + 3 * 10**11 + 2 * 10**12
@@ -58,6 +60,20 @@ def test_missing_dependency(builder):
 
 def test_ratios(table):
     rows = ratios(table).set_index(["basis", "metric"])
-    assert rows.loc[("total", "seconds"), "ratio"] == pytest.approx(258 / 163)
-    assert rows.loc[("total_with_pairs", "seconds"), "ratio"] == pytest.approx(273 / 178)
+    assert rows.loc[("total", "seconds"), "ratio"] == pytest.approx(258 / 167)
+    assert rows.loc[("total_with_pairs", "seconds"), "ratio"] == pytest.approx(273 / 182)
     assert ratios(table, "ppo", "kto").empty
+
+
+def test_bars_are_labelled_with_the_tables_totals(table):
+    costs = typical(table)
+    costs.loc[(costs["arm"] == "dpo") & (costs["stage"] == "total"), "seconds"] = 1234.0
+    texts = [text.get_text() for axes in plots.cost(costs).axes for text in axes.texts]
+    assert any(text.startswith("1.23 k / ") for text in texts), texts
+
+
+def test_reference_logprobs_are_dpos_own_cost(table):
+    assert cost(table, "dpo", 0.1, "reference-logprobs")["seconds"] == 4
+    assert "reference-logprobs" not in set(table.loc[table["arm"] == "ppo", "stage"])
+    labels = plots.cost(typical(table)).legends[0].get_texts()
+    assert "reference-logprobs" in {label.get_text() for label in labels}

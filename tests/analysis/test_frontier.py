@@ -14,7 +14,10 @@ from analysis.frontier import (
     frontier_table,
     optimum,
     optimum_per_prompt,
+    points,
 )
+from analysis.objective import gain_per_prompt, gains
+from analysis.statistics import interval, margin, prompt_means
 from analysis.study import load
 
 
@@ -113,3 +116,28 @@ def test_whole_table_has_the_curves_where_they_are_trusted(builder, tmp_path):
     ordered = curve.sort_values("kl")
     best = np.interp(inside["kl"], ordered["kl"], ordered["reward_gold"])
     assert len(inside) >= 2 and (best >= inside["reward_gold"]).all()
+
+
+def test_points_have_the_interval_of_every_other_table():
+    scores = pd.concat(
+        [toy_scores(), toy_scores(seed=1, run="b", reward_gold=[1.0, 3.0, 5.0, 9.0])]
+    )
+    row = points(scores).iloc[0]
+    wanted = interval(prompt_means(scores, ["reward_gold"]), "reward_gold")
+    assert row["reward_gold_margin"] == pytest.approx(wanted.high - wanted.mean)
+    assert (row["seeds"], row["final"], row["kl"]) == (2, True, 3.0)
+    one = points(toy_scores()).iloc[0]
+    assert one["reward_gold_margin"] == pytest.approx(2.0 * 12.706, rel=1e-4)  # t(.975, 1)
+    assert margin(2.0, 2) == one["reward_gold_margin"]
+
+
+def test_points_at_setting_zero_have_the_gains_interval():
+    reference = reference_of([[1.0, 1.0], [1.0, 1.0]]).replace({"p0": "a", "p1": "b"})
+    scores = toy_scores(setting=0.0)
+    row, gain = points(scores).iloc[0], gains(gain_per_prompt(scores, reference)).iloc[0]
+    assert row["reward_gold_margin"] == pytest.approx(gain["ci_high"] - gain["gain"])
+
+
+def test_snapshots_are_not_final():
+    table = points(pd.concat([toy_scores(step=3), toy_scores()]))
+    assert table[["step", "final"]].values.tolist() == [[3, False], [5, True]]

@@ -5,8 +5,22 @@ import pandas as pd
 import pytest
 from synthetic_study import reference_of, toy_scores
 
-from analysis.objective import agreement, compare, gain_per_prompt, gains, objective
+from analysis import objective as module
+from analysis.objective import agreement, gain_per_prompt
 from analysis.statistics import interval
+
+
+def objective(scores, reference):
+    return module.objective(gain_per_prompt(scores, reference), reference)
+
+
+def gains(scores, reference):
+    return module.gains(gain_per_prompt(scores, reference))
+
+
+def compare(scores, reference, arm_a, arm_b):
+    return module.compare(gain_per_prompt(scores, reference), arm_a, arm_b)
+
 
 REFERENCE = reference_of([[0.0, 2.0], [1.0, 3.0]]).replace({"p0": "a", "p1": "b"})
 
@@ -60,6 +74,29 @@ def test_comparison_is_paired_and_says_when_it_shows_nothing():
     row = compare(pd.concat([toy_scores(), unclear]), REFERENCE, "ppo", "dpo").iloc[0]
     assert row["difference"] == 0 and row["higher"] == "none shown"
     assert compare(toy_scores(), REFERENCE, "ppo", "dpo").empty
+
+
+@pytest.mark.parametrize(
+    "variant_a, variant_b, compared",
+    [
+        ("ppo.learning_rate=0.1 labels.noise=0.2", "labels.noise=0.2", True),
+        ("ppo.learning_rate=0.1 labels.noise=0.2", "labels.noise=0.0", False),
+        ("labels.noise=0.2 labels.temperature=2", "labels.temperature=2 labels.noise=0.1", False),
+        ("ppo.learning_rate=0.1", "dpo.learning_rate=0.2", True),
+        ("ppo.learning_rate=0.1", "", True),
+    ],
+)
+def test_comparison_of_variants_with_equal_shared_options(variant_a, variant_b, compared):
+    both = [toy_scores(arm="ppo", run="b", variant=variant_a), toy_scores(variant=variant_b)]
+    assert len(compare(pd.concat(both), REFERENCE, "ppo", "dpo")) == int(compared)
+
+
+def test_skewness_of_k3_is_over_prompts():
+    three = pd.concat([toy_scores(), toy_scores().assign(prompt_id=["c", "c", "d", "d"])])
+    # k3 - rb by prompt: 2, 0, 2, 0.
+    assert agreement(three)["k3_skewness"].iloc[0] == pytest.approx(0.0)
+    tail = three.assign(kl_k3=[2.0, 2.0, 4.0, 4.0, 2.0, 2.0, 40.0, 40.0])
+    assert agreement(tail)["k3_skewness"].iloc[0] == pytest.approx(2.0)
 
 
 def test_interval_with_and_without_seeds():

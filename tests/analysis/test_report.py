@@ -1,20 +1,27 @@
 """The page stands alone, its numbers are computed, and the same inputs give the same bytes."""
 
+import json
 import re
 import shutil
+import warnings
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import DPO, PPO, Builder
+from synthetic_study import DPO, PPO, Builder, toy_scores
 
-from analysis import findings, views
-from analysis.formats import fixed, number, short, with_error
+from analysis import findings, plots, views
+from analysis.compute import compute, ratios
+from analysis.formats import fixed, number, share_closed, short, with_error
+from analysis.frontier import frontier_table, points
+from analysis.objective import agreement, gain_per_prompt, gains, objective
 from analysis.report import sample_completions, write_report
+from analysis.statistics import margin
 from analysis.study import load
 from pipelines.evaluate.schema import TABLES
 
-CSVS = ["frontier", "compute", "objective", "comparison", "kl_agreement", "reward_model"]
+CSVS = ["frontier", "compute", "objective", "gains", "comparison", "kl_agreement", "reward_model"]
 
 
 class Loads(HTMLParser):
@@ -87,6 +94,8 @@ def test_several_seeds(tmp_path):
     result = write_report(folder)
     assert set(result["headline"]["seeds"]) == {2}
     assert "2 seeds" in result["caveats"][0]
+    text = (folder / "report.html").read_text()
+    assert "by prompt and, in quadrature, by seed (2 seeds)" in text and "(one seed" not in text
     assert len(pd.read_csv(folder / "tables" / "reward_model.csv")) == 2
 
 
@@ -121,27 +130,52 @@ def test_wording_follows_the_data():
     assert "above" not in text and "no difference shown" in text
 
 
-def test_meter_in_doubt_is_said():
-    table = pd.DataFrame(
+def test_many_comparisons_are_counted_not_listed():
+    row = {"arm_a": "ppo", "variant_a": "", "arm_b": "dpo", "variant_b": "", "setting": 0.1}
+    higher = ["ppo"] * 3 + ["dpo"] * 2 + ["none shown"] * 4
+    table = pd.DataFrame([{**row, "difference": 1.0, "higher": which} for which in higher])
+    [text] = findings.compared(table.assign(ci_low=0.5, ci_high=1.5))
+    assert "PPO is above DPO in 3 of 9 comparisons, DPO above PPO in 2" in text
+    assert "no difference is shown in 4" in text and "see the table" in text
+
+
+def estimates(**columns) -> pd.DataFrame:
+    """What `objective.agreement` says of the SFT model and of one policy."""
+    return pd.DataFrame(
         {
             "arm": ["sft", "ppo"],
             "setting": [None, 0.1],
+            "variant": ["", "ppo.gamma=0.9"],
+            "seed": 0,
             "agree": [True, False],
             "largest_z": [0.0, 7.0],
             "n_prompts": 256,
+            "k1_minus_rb": [0.0, 0.1],
+            "k1_minus_rb_se": [0.0, 0.1],
+            "k3_minus_rb": [0.0, -0.7],
+            "k3_skewness": [0.0, 6.0],
         }
-    )
-    assert "differ by more than 3 standard errors for 1 of 2 policies (PPO 0.1" in findings.meter(
-        table
-    )
-    assert "agree within 3" in findings.meter(table.assign(agree=True, largest_z=1.0))
+    ).assign(**columns)
+
+
+def test_meter_counts_trained_policies_and_says_what_is_off():
+    text = findings.meter(estimates())
+    # The SFT model agrees with itself by construction: it is not one of them.
+    assert "standard errors for 1 of 1 trained policies (PPO 0.1 ppo.gamma=0.9;" in text
+    assert "only k3 is off" in text and "skewness 6.0" in text and "in doubt" not in text
+    for odd in ({"k1_minus_rb": 0.9}, {"k3_skewness": 0.0}, {"k3_minus_rb": 0.7}):
+        text = findings.meter(estimates(**odd))
+        assert "their KL is in doubt" in text and "only k3" not in text
+    text = findings.meter(estimates(agree=True, largest_z=1.0))
+    assert "agree within 3 standard errors for all 1 trained" in text
+    assert findings.meter(estimates().head(1)) == ""
 
 
 def test_shares_without_a_trusted_optimum_are_bounds():
     table = pd.DataFrame(
         {
             "arm": "dpo",
-            "setting": [0.1, 0.3, 1.0],
+            "setting": [0.1, 0.3, 1.0, 0.1, 1.0],
             "seed": 0,
             "variant": "",
             "reward_gold": 1.0,
@@ -149,22 +183,163 @@ def test_shares_without_a_trusted_optimum_are_bounds():
             "objective": 1.0,
             "objective_sft": 0.5,
             "objective_optimum": 2.0,
-            "ess": [2.0, 5.0, 90.0],
+            "ess": [2.0, 5.0, 90.0, 2.0, 90.0],
             "gain": 0.5,
             "gain_se": 0.1,
             "above_sft": True,
-            "closed_share": [1.4, 0.4, 0.3],
+            "closed_share": [1.4, 0.4, 0.3, -0.1, -0.2],
         }
     )
     shown = [row[-1] for row in views.objective_grid(table)["rows"]]
-    assert shown == ["no bound", "\u2264 40%", "30%"]
+    # With too little room a negative share is too low, so "at most" would be false.
+    assert shown == ["no bound", "\u2264 40%", "30%", "none", "none"]
 
 
-@pytest.mark.parametrize(
-    "tuning, parts", [(None, 0), ("", 0), ("sentiment-tuning", 1), ({"a": 1}, 1)]
-)
-def test_tuning_log_of_any_kind(tuning, parts):
-    assert len(views.tuning_parts(tuning)) == parts
+def shares(**columns) -> pd.DataFrame:
+    table = {"arm": "dpo", "setting": 1.0, "variant": "", "closed_share": 0.3, "gain": 0.3}
+    table |= {"ci_low": 0.2, "ci_high": 0.4, "closed_low": 0.2, "closed_high": 0.4, "ess": 90.0}
+    return pd.DataFrame([{**table, **columns}])
+
+
+def test_a_share_is_claimed_with_its_interval_and_only_of_a_gain():
+    everything = pd.DataFrame({"ess": [90.0], "setting": [1.0]})
+    [text] = findings.closed(shares(), everything)
+    assert "DPO 1 closes 30% [20% to 40%]" in text
+    [text] = findings.closed(shares(ci_low=-0.1), everything)
+    assert "closes" not in text and "DPO 1: the gain's interval covers 0" in text
+    [text] = findings.closed(shares(ci_low=-0.4, ci_high=-0.2, closed_share=-0.3), everything)
+    assert text.startswith("None of the gap") and "DPO 1" in text
+
+
+def test_share_in_the_headline(written):
+    study = load(written)
+    gain = gain_per_prompt(study.scores, study.reference)
+    table = objective(gain, study.reference)
+    row = findings.headline(points(study.scores), table, gains(gain), compute(study))
+    row = row[(row["arm"] == "dpo") & (row["setting"] == 1)].iloc[0]
+    own = table[(table["arm"] == "dpo") & (table["setting"] == 1)].iloc[0]
+    room = own["objective_optimum"] - own["objective_sft"]
+    assert row["closed_share"] == pytest.approx(own["closed_share"])
+    assert row["closed_low"] == pytest.approx(row["ci_low"] / room)
+    assert share_closed(shares().iloc[0]) == "30% [20%, 40%]"
+
+
+def test_costs_say_nothing_of_memory(written):
+    rows = ratios(compute(load(written)))
+    assert "peak_memory_bytes" in set(rows["metric"])
+    text = " ".join(findings.costs(rows))
+    assert "memory" not in text and "the wall-clock time and" in text
+
+
+@pytest.mark.parametrize("labels", [{"temperature": 2.0}, {"noise": 0.1}, {}])
+def test_labels_that_shift_the_objective_are_said(builder, tmp_path, labels):
+    for made in builder.records.values():
+        if made["stage"] == "pairs":
+            made["identity"]["recipe"]["labels"] |= labels
+    text = " ".join(findings.caveats(load(builder.write(tmp_path / "s"))))
+    assert ("Labels with temperature" in text) == bool(labels)
+
+
+def test_notes_are_computed(written):
+    text = (written / "report.html").read_text()
+    study = load(written)
+    own = study.scores.query("arm == 'sft'")["reward_gold"].mean()
+    base = study.reference["reward_gold"].mean()
+    assert f"The SFT row\u2019s reward, {own:.3f}".replace("\u2019", "&#39;") in text
+    assert f"J(SFT) = {base:.3f}, from the 64 reference completions" in text
+    assert "which both methods maximise" not in text
+    assert "clustered by prompt (one seed" in text
+    assert "Arms have 1 thread each of 2 cores and run side by side" in text
+    assert "24 prompts of the evaluation split" in text
+    assert "the experiment <code>toy-tuning</code>" in text
+
+
+def test_captions_only_of_what_is_there(written, tmp_path):
+    def caption(folder: Path, words: str) -> bool:
+        return words in (folder / "report.html").read_text()
+
+    builder = Builder(prompts=6, samples=2, reference=8)  # an ESS of 10 is out of reach
+    builder.keep("sft", "dpo")
+    for key, table in builder.tables.items():
+        if "step" in table:
+            builder.tables[key] = table[table["step"] == table["step"].max()]
+    bare = builder.write(tmp_path / "bare")
+    write_report(bare)
+    for words in ("The green curve", "Small dots are snapshots", "The same evaluation on snap"):
+        assert caption(written, words) and not caption(bare, words), words
+    assert caption(bare, "an upper bound of its KL") and not caption(bare, "comparisons</summary>")
+
+
+@pytest.mark.parametrize("arms, seeds", [(["sft"], 1), (["sft", "ppo"], 2), (["dpo"], 1)])
+def test_few_arms(tmp_path, arms, seeds):
+    builder = Builder(prompts=6, samples=2, reference=32, seeds=seeds)
+    builder.keep(*arms)
+    result = write_report(builder.write(tmp_path / "s"))
+    assert set(result["headline"]["arm"]) == set(arms)
+
+
+def test_setting_zero_and_no_tuning(builder, tmp_path):
+    next(arm for arm in builder.arms if arm["arm"] == "ppo")["setting"] = 0.0
+    folder = builder.write(tmp_path / "s")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "tuning": ""}))
+    table = write_report(folder)["headline"]
+    assert table.loc[table["setting"] == 0, "closed_share"].isna().all()
+    assert "<h2>Tuning</h2>" not in (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def with_variants(tmp_path_factory):
+    """The folder of a study of one setting whose arms differ in learning rates."""
+    builder = Builder(prompts=6, samples=2, reference=32)
+    for power, arm in enumerate(builder.arms[1:]):
+        arm |= {"setting": 0.1, "variant": f"{arm['arm']}.learning_rate={10.0**-power:g}"}
+    folder = builder.write(tmp_path_factory.mktemp("study") / "toy-variants")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout that collapses is only a warning
+        write_report(folder)
+    return folder
+
+
+def test_variants_are_in_every_table(with_variants, written):
+    for name in ("objective", "gains", "frontier", "compute", "kl_agreement"):
+        assert "& variant &" in (with_variants / "tables" / f"{name}.tex").read_text(), name
+        assert "variant" not in (written / "tables" / f"{name}.tex").read_text(), name
+    assert r"variant\_a" in (with_variants / "tables" / "comparison.tex").read_text()
+    text = (with_variants / "report.html").read_text()
+    assert "<details><summary>All 16 comparisons</summary>" in text
+    assert "are not labelled" in text and "Numbers at the lines" not in text
+
+
+def test_points_are_labelled_by_setting_only_without_variants(with_variants, written):
+    for folder, labels in ((with_variants, {"SFT"}), (written, {"SFT", "0.05", "0.1", "0.3", "1"})):
+        study = load(folder)
+        figure = plots.frontier(points(study.scores), frontier_table(study), "reward")
+        notes = [text for axes in figure.axes for text in axes.texts]
+        assert not any(text.get_in_layout() for text in notes)
+        found = {text.get_text() for text in notes if "opt" not in text.get_text()}
+        assert {text for text in found if not text.startswith("best of")} == labels
+
+
+@pytest.mark.parametrize("kl", [0.01, 4.0])
+def test_no_estimate_is_outside_its_axis(kl):
+    scores = [toy_scores(kl_k1=[-kl, kl, -3 * kl, kl], kl_k3=kl, kl_rb=[kl, kl, 2 * kl, kl])]
+    scores.append(toy_scores(kl_k1=[500.0, 501, 500, 502], kl_k3=499.0, kl_rb=500.0, run="b"))
+    scores[1]["setting"] = 1.0
+    table = agreement(pd.concat(scores))
+    for rows in (table, table.head(1)):
+        axes = plots.estimators(rows).axes[0]
+        low, high = axes.get_xlim()
+        half = margin(rows["kl_k1_se"], rows["n_prompts"])
+        assert low <= (rows["kl_k1"] - half).min() and (rows["kl_k1"] + half).max() <= high
+
+
+def test_completions_are_of_the_evaluations_run(builder, tmp_path):
+    folder = builder.write(tmp_path / "s")
+    samples = pd.read_parquet(folder / "tables" / "samples.parquet")
+    owner = {arm["evaluation"][:8]: arm["policy"][:8] for arm in builder.arms}
+    samples.assign(run=samples["run"].map(owner)).to_parquet(folder / "tables" / "samples.parquet")
+    assert sample_completions(load(folder)).empty
 
 
 def test_numbers_for_readers():
