@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import findings, plots, views
+from analysis import findings, frontier_plot, plots, style, views
 from analysis.compute import compute, ratios, typical
 from analysis.formats import number, setting, short
 from analysis.frontier import TRUSTED_ESS, frontier_table, points
@@ -63,7 +63,7 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     gain, cost, label = tables["gains"], tables["compute"], study.manifest["reward_label"]
     measured = points(study.scores)
     drawn = {
-        "frontier": plots.frontier(measured, tables["frontier"], label),
+        "frontier": frontier_plot.frontier(measured, tables["frontier"], label),
         "objective": plots.objective(gain, tables["objective"]) if len(gain) else None,
         "cost": plots.cost(typical(cost)),
         "training": plots.training(measured, label),
@@ -73,7 +73,7 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     for name, figure in figures.items():
-        plots.save(figure, folder, name)
+        style.save(figure, folder, name)
     headline = findings.headline(measured, tables["objective"], gain, cost)
     answer = findings.sentences(
         tables["comparison"], headline, ratios(cost), tables["kl_agreement"], tables["objective"]
@@ -269,7 +269,7 @@ def render(
         has_optimum=bool((tables["frontier"]["arm"] == "optimum").any()),
         has_possible=bool(tables["objective"]["objective_optimum"].notna().any()),
         has_snapshots=not measured["final"].all(),
-        has_variants=plots.has_variants(measured),
+        has_variants=frontier_plot.has_variants(measured),
         shape=shape,
         split=study.records[study.manifest["reference_samples"]]["identity"]["recipe"][
             "evaluation"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_study import DPO, PPO, Builder, toy_scores
 
-from analysis import findings, plots, views
+from analysis import findings, frontier_plot, plots, views
 from analysis.compute import compute, ratios
 from analysis.formats import fixed, number, share_closed, short, with_error
 from analysis.frontier import frontier_table, points
@@ -314,7 +314,7 @@ def test_variants_are_in_every_table(with_variants, written):
 def test_points_are_labelled_by_setting_only_without_variants(with_variants, written):
     for folder, labels in ((with_variants, {"SFT"}), (written, {"SFT", "0.05", "0.1", "0.3", "1"})):
         study = load(folder)
-        figure = plots.frontier(points(study.scores), frontier_table(study), "reward")
+        figure = frontier_plot.frontier(points(study.scores), frontier_table(study), "reward")
         notes = [text for axes in figure.axes for text in axes.texts]
         assert not any(text.get_in_layout() for text in notes)
         found = {text.get_text() for text in notes if "opt" not in text.get_text()}
