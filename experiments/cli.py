@@ -96,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown("command", given[0], COMMANDS)
         options = parser().parse_args(given)
         check_options(options)
-        return COMMAND_FUNCTIONS[options.command](options, Console(highlight=False, soft_wrap=True))
+        # A log file has no width of its own: tables are not squeezed into 80 columns there.
+        width = None if sys.stdout.isatty() else 160
+        console = Console(highlight=False, soft_wrap=True, width=width)
+        return COMMAND_FUNCTIONS[options.command](options, console)
     except (UserError, StepFailed) as error:
         if "--debug" in given:
             raise
