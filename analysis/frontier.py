@@ -186,7 +186,8 @@ def best_of_n(
 
         E[max of n] = sum_i C(i-1, n-1) / C(N, n) r_(i)
 
-    The KL is log n - (n-1)/n, an upper bound of the true one (Beirami et al. 2024).
+    The KL is log n - (n-1)/n, an upper bound of the true one (Beirami et al. 2024). The effective
+    sample size is 1 / sum_i w_i^2 of those weights, the same for every prompt: about 2N/n.
 
     Args:
         reference: REFERENCE_SCORES.
@@ -216,6 +217,7 @@ def best_of_n(
                 "reward_gold": per_prompt.mean(),
                 "reward_gold_se": standard_error(per_prompt),
                 "length": (lengths @ weights).mean(),
+                "ess": 1 / (weights**2).sum(),
             }
         )
     return _reference_rows(rows, reference, run)

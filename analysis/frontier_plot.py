@@ -132,7 +132,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
         alpha=0.15,
         lw=0,
     )
-    chosen = rows[rows["arm"] == "best-of-n"].sort_values("kl")
+    chosen = rows[_trusted_best_of_n(rows)].sort_values("kl")
     colour, marker = STYLES["best-of-n"]
     axes.plot(
         chosen["kl"],
@@ -144,6 +144,11 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
         ms=7,
         zorder=3,
     )
+
+
+def _trusted_best_of_n(rows: pd.DataFrame) -> pd.Series:
+    """Rows of best-of-n whose estimate rests on enough samples to be drawn."""
+    return (rows["arm"] == "best-of-n") & (rows["ess"] >= TRUSTED_ESS)
 
 
 def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
@@ -166,7 +171,7 @@ def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
             **style,
         )
         note.set_in_layout(False)
-    chosen = rows[(rows["arm"] == "best-of-n") & (rows["kl"] <= 0.75 * limit)].sort_values("kl")
+    chosen = rows[_trusted_best_of_n(rows) & (rows["kl"] <= 0.75 * limit)].sort_values("kl")
     if len(chosen):
         last = chosen.iloc[-1]
         note = axes.annotate(
@@ -192,9 +197,9 @@ def _legend(figure: Figure, points: pd.DataFrame, rows: pd.DataFrame) -> None:
     if (rows["arm"] == "optimum").any():
         label = f"estimated optimum (ESS ≥ {TRUSTED_ESS:g})"
         handles.append(Line2D([], [], color=STYLES["optimum"][0], lw=2, label=label))
-    if (rows["arm"] == "best-of-n").any():
+    if _trusted_best_of_n(rows).any():
         colour, marker = STYLES["best-of-n"]
-        largest = int(rows.loc[rows["arm"] == "best-of-n", "setting"].max())
+        largest = int(rows.loc[_trusted_best_of_n(rows), "setting"].max())
         label = f"best of n by gold reward, n = 1, 2, 4 … {largest}"
         handles.append(Line2D([], [], color=colour, marker=marker, ms=7, ls="--", label=label))
     if not points["final"].all():

@@ -49,7 +49,7 @@ FRONTIER = {
     "n_samples": "int64",  # per prompt
     "run": "string",  # fingerprint of the run, first 8 hex digits
     "temperature": "float64",
-    "ess": "float64",  # effective sample size; optimum only
+    "ess": "float64",  # effective sample size of what is estimated by weighting: optimum, best-of-n
     "stage": "string",  # that made the policy; reference-samples for optimum and best-of-n
     "variant": "string",  # other settings swept with --set, "" for none
     "final": "bool",  # the policy at the end of training, not a snapshot on the way

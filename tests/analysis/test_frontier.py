@@ -109,6 +109,9 @@ def test_whole_table_has_the_curves_where_they_are_trusted(builder, tmp_path):
     assert (curve["ess"] >= 10).all() and len(curve) > 10
     assert set(curve["kl_estimator"]) == {"importance"} and 1.0 in set(curve["setting"])
     chosen = table[table["arm"] == "best-of-n"]
+    weights = best_of_n_weights(4, int(chosen["n_samples"].iloc[0]))
+    assert chosen.set_index("setting").loc[4, "ess"] == pytest.approx(1 / np.square(weights).sum())
+    assert chosen["ess"].is_monotonic_decreasing and chosen["ess"].iloc[-1] == pytest.approx(1)
     assert chosen["setting"].tolist() == [1, 2, 4, 8, 16, 32, 64]
     assert set(table["run"].str.len()) == {8}
     # The optimum is the best at its KL: above best-of-n everywhere between the curve's ends.
