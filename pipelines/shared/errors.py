@@ -3,15 +3,15 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 8  # a longer list is cut to the names that are like the given one
+
 
 class UserError(Exception):
     """Bad input or environment: one line that says what, where and what to do (exit status 2)."""
 
 
 class StepFailed(Exception):
-    """A step broke for another reason than the user's input: one line, with the place of the
-    details.
-    """
+    """A step broke, and not by the user's input: one line, with the place of the details."""
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
@@ -21,6 +21,8 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     unknown arm 'dop': did you mean 'dpo'? (known: dpo, ppo)
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
-    hint = f": did you mean '{near[0]}'?" if near else ":"
-    return UserError(f"unknown {kind} '{given}'{hint} (known: {', '.join(names)})")
+    close = difflib.get_close_matches(given, names, n=MOST_NAMES, cutoff=0.4)
+    shown = names if len(names) <= MOST_NAMES else sorted(close)
+    hint = f": did you mean '{close[0]}'?" if close else ""
+    listed = f" ({'known' if shown == names else 'like it'}: {', '.join(shown)})" if shown else ""
+    return UserError(f"unknown {kind} '{given}'{hint}{listed}")
