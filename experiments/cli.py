@@ -203,9 +203,7 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def report_command(options: argparse.Namespace, console: Console) -> int:
-    """Remake tables, figures and the report, from the runs or, without them, from what was
-    published.
-    """
+    """Remake tables, figures and report, from the runs or else from what was published."""
     study = _study(options)
     if all(load_record(step, options.results) for step in study.steps()):
         collect(study, options.results)

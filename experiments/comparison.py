@@ -140,9 +140,7 @@ def folder_name(
     seeds: int,
     given: Mapping[str, Sequence[Any]],
 ) -> str:
-    """`name-scale`, with what differs from the default appended, so that no report overwrites
-    another.
-    """
+    """`name-scale` and what differs from the default, so that no report overwrites another."""
     parts = [f"arms={','.join(arms)}"] if len(arms) < len(experiment.arms) else []
     parts += [f"seeds={seeds}"] if seeds != 1 else []
     parts += [

@@ -1,6 +1,4 @@
-"""PPO's arithmetic as pure functions. B sequences, C completion tokens; masks are bool, True =
-real.
-"""
+"""PPO's arithmetic as pure functions. B sequences, C completion tokens; masks: True where real."""
 
 import torch
 
@@ -106,8 +104,9 @@ def clipped_value_loss(
     mask: torch.Tensor,
     clip_range: float,
 ) -> torch.Tensor:
-    """0.5 mean_t max((V - R)^2, (clip(V, V_old +- eps) - R)^2) over real tokens (Stiennon et al.
-    2020).
+    """Clipped value loss (Stiennon et al. 2020), averaged over real tokens.
+
+    L = 0.5 mean_t max((V_t - R_t)^2, (clip(V_t, V_old_t +- eps) - R_t)^2)
     """
     clipped = values.clamp(old_values - clip_range, old_values + clip_range)
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)

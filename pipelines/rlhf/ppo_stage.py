@@ -1,6 +1,4 @@
-"""The PPO step of the pipeline: policy and reference from the SFT model, critic from the reward
-model.
-"""
+"""PPO as a step: policy and reference from the SFT model, critic from the reward model."""
 
 import pandas as pd
 from datasets import Dataset

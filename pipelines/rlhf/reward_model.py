@@ -65,9 +65,7 @@ def train(context: Context) -> None:
 
 
 def exact_ids(pairs: pd.DataFrame) -> Dataset:
-    """The pairs as RewardTrainer's tokenized columns, prompt and completion joined, nothing
-    appended.
-    """
+    """The pairs as RewardTrainer's tokenized columns: prompt + completion, nothing appended."""
     prompts = pairs["prompt_ids"].map(list)
     return Dataset.from_dict(
         {

@@ -1,6 +1,4 @@
-"""Stage 1 of RLHF, and the start and reference of every arm: supervised fine-tuning (TRL
-SFTTrainer).
-"""
+"""Stage 1: supervised fine-tuning (TRL SFTTrainer), the start and reference of every arm."""
 
 from typing import Any
 
@@ -25,8 +23,7 @@ class AccountedSFTTrainer(Accounted, SFTTrainer):
 
 
 def train(context: Context) -> None:
-    """Step: train on the reviews of the SFT split; the validation loss (nats per token) is logged
-    last.
+    """Step: train on the SFT split's reviews; the validation loss (nats per token) is logged last.
 
     A review is its tokens and EOS, cut at the model's context: a review that is cut has no EOS.
     """

@@ -31,9 +31,7 @@ def parse_reviews(raw: bytes) -> pd.DataFrame:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer (Sennrich 2016, Radford 2019) as a Transformers one; PAD is not
-    EOS.
-    """
+    """A byte-level BPE tokenizer (Sennrich et al. 2016), as a Transformers one; PAD is not EOS."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

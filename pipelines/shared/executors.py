@@ -72,8 +72,7 @@ def run_local(
     cores: int,
     tell: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, dict[str, Any]]:
-    """Run steps (dependencies first, as `closure` gives them) and return their records by
-    fingerprint.
+    """Run steps, given dependencies first, and return their records by fingerprint.
 
     Steps whose dependencies are done run side by side as long as their threads fit into `cores`;
     the one that most other work waits for goes first. The order changes no result.
@@ -142,9 +141,7 @@ def bare_main() -> Iterator[None]:
 
 
 def _priorities(steps: Sequence[Step]) -> dict[str, tuple[int, int]]:
-    """Rank by the length of the longest chain of steps that wait for this one, then by the given
-    order.
-    """
+    """Rank by the longest chain of steps that wait for this one, then by the given order."""
     depth: dict[str, int] = dict.fromkeys((step.fingerprint for step in steps), 0)
     for step in reversed(steps):
         for upstream in step.upstream.values():
@@ -232,41 +229,32 @@ def prepare_process(step: Step) -> None:
 
     torch.set_num_threads(step.threads)
     torch.manual_seed(step.seed)
-    np.random.seed(
-        step.seed
-    )  # libraries that use the global generator; ours take one as an argument
+    # For libraries that use the global generators; our own code takes one as an argument.
+    np.random.seed(step.seed)
     random.seed(step.seed)
 
 
-class mirror_to_wandb:
-    """Context manager: a wandb run of the step's metrics where asked for, else nothing.
+@contextlib.contextmanager
+def mirror_to_wandb(step: Step, runtime: Runtime) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What to call with the step's metrics: logs them to a wandb run where asked for, else nothing.
 
     The run's id is the step's fingerprint and its group the experiment, so that a reader finds the
     record. It is a mirror: analysis never reads it. Offline mode works (WANDB_MODE=offline).
     """
+    if not runtime.wandb or load_record(step, runtime.results) is not None:
+        yield lambda row: None
+        return
+    import wandb
 
-    def __init__(self, step: Step, runtime: Runtime) -> None:
-        self.step, self.runtime = step, runtime
-        self.run: Any = None
-
-    def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
-        if not self.runtime.wandb or load_record(self.step, self.runtime.results) is not None:
-            return lambda row: None
-        import wandb
-
-        self.run = wandb.init(
-            project="rlhf-vs-dpo",
-            id=self.step.fingerprint,
-            group=self.runtime.experiment,
-            job_type=self.step.stage,
-            name=f"{self.step.stage}-{self.step.label}",
-            config=self.step.identity,
-            dir=self.runtime.results,
-            resume="allow",
-            settings=wandb.Settings(console="off", silent=True),
-        )
-        return lambda row: self.run.log(dict(row))
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self.run is not None:
-            self.run.finish(exit_code=0 if error is None else 1)
+    with wandb.init(
+        project="rlhf-vs-dpo",
+        id=step.fingerprint,
+        group=runtime.experiment,
+        job_type=step.stage,
+        name=f"{step.stage}-{step.label}",
+        config=step.identity,
+        dir=runtime.results,
+        resume="allow",
+        settings=wandb.Settings(console="off", silent=True),
+    ) as run:
+        yield lambda row: run.log(dict(row))

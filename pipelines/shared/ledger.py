@@ -64,9 +64,7 @@ class Ledger:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far; on an accelerator, also what it allocated at
-    most.
-    """
+    """Largest resident set of this process so far, plus what it allocated on an accelerator."""
     unit = 1 if sys.platform == "darwin" else 1024
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     torch = sys.modules.get("torch")
@@ -124,9 +122,7 @@ class ModelCost:
         return matrices + 4 * self.layers * self.attention_width * sequences * length * length
 
     def decode(self, sequences: int, prompt: int, steps: int) -> int:
-        """FLOPs of prefilling `prompt` tokens and sampling `steps` more with a preallocated KV
-        cache.
-        """
+        """FLOPs of prefilling `prompt` tokens and sampling `steps` more with a fixed KV cache."""
         total = prompt + steps
         prefill = 2 * sequences * (prompt * self.body + self.head)
         prefill += 4 * self.layers * self.attention_width * sequences * prompt * total

@@ -1,0 +1,105 @@
+"""The local executor: order, reuse, and what happens when a step or its process breaks."""
+
+import os
+
+import pytest
+
+from pipelines.shared.errors import StepFailed, UserError
+from pipelines.shared.executors import _priorities, run_local
+from pipelines.shared.specs import DPOSpec, Runtime
+from pipelines.shared.steps import Step
+
+
+def write(context):
+    for name, folder in context.inputs.items():
+        assert (folder / "out.txt").read_text(), name
+    context.progress(1, 1, "things")
+    (context.path / "out.txt").write_text(f"{os.getpid()}")
+    print("said by a step")
+
+
+def bad_input(context):
+    raise UserError("the corpus is empty: fill it")
+
+
+def broken(context):
+    raise RuntimeError("boom")
+
+
+def killed(context):
+    print("about to die", flush=True)
+    os.kill(os.getpid(), 9)
+
+
+def make(label: str, function: str = "write", threads: int = 1, **upstream: Step) -> Step:
+    return Step(
+        stage="test",
+        label=label,
+        function=f"test_executors:{function}",
+        version=1,
+        recipe={"dpo": DPOSpec(beta=1 + sum(map(ord, label)))},
+        threads=threads,
+        upstream=upstream,
+    )
+
+
+@pytest.fixture
+def runtime(tmp_path, monkeypatch) -> Runtime:
+    monkeypatch.setattr("pipelines.shared.executors.PRELOAD", [])
+    # A step's process imports this file by its name.
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    return Runtime(results=tmp_path, cache=tmp_path)
+
+
+def test_dependencies_run_first_in_processes_of_their_own(runtime):
+    base = make("base")
+    left, right = make("left", base=base), make("right", base=base)
+    events = []
+    records = run_local([base, left, right], runtime, 2, events.append)
+    assert len(records) == 3
+    kinds = [(event.kind, event.step.label) for event in events]
+    assert kinds[0] == ("started", "base")
+    assert kinds.index(("done", "base")) < kinds.index(("started", "left"))
+    assert kinds.index(("started", "right")) < kinds.index(("done", "left")), "side by side"
+    pids = {(step.folder(runtime.results) / "out.txt").read_text() for step in (base, left, right)}
+    assert len(pids) == 3 and str(os.getpid()) not in pids
+    log = (base.folder(runtime.results) / "output.log").read_text()
+    assert "said by a step" in log
+    events.clear()
+    assert run_local([base, left, right], runtime, 2, events.append) == records
+    assert {event.kind for event in events} == {"reused"}
+
+
+def test_a_step_that_needs_all_cores_runs_alone(runtime):
+    steps = [make("wide", threads=2), make("narrow")]
+    events = []
+    run_local(steps, runtime, 2, events.append)
+    kinds = [event.kind for event in events if event.kind in ("started", "done")]
+    assert kinds == ["started", "done", "started", "done"]
+
+
+def test_bad_input_in_a_step_is_the_users(runtime):
+    with pytest.raises(UserError, match="the corpus is empty: fill it"):
+        run_local([make("bad", "bad_input")], runtime, 1)
+    assert not list((runtime.results / "runs" / "test").iterdir())
+
+
+def test_a_broken_step_names_its_error_and_where_the_details_are(runtime):
+    with pytest.raises(StepFailed, match=r"test broken failed: RuntimeError: boom .*error\.txt"):
+        run_local([make("broken", "broken")], runtime, 1)
+
+
+def test_a_killed_process_names_its_log(runtime):
+    with pytest.raises(StepFailed, match=r"died with exit status -9 .*out of memory.*output\.log"):
+        run_local([make("killed", "killed")], runtime, 1)
+    (log,) = (runtime.results / "runs" / "test").glob("failed-killed-*/output.log")
+    assert "about to die" in log.read_text()
+
+
+def test_what_most_work_waits_for_goes_first():
+    base, other = make("base"), make("other")
+    middle = make("middle", base=base)
+    top = make("top", middle=middle)
+    rank = _priorities([other, base, middle, top])
+    order = sorted([other, base, middle, top], key=lambda step: rank[step.fingerprint])
+    assert [step.label for step in order] == ["base", "middle", "other", "top"]
