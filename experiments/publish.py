@@ -35,7 +35,8 @@ def collect(study: Study, results: Path) -> Path:
     runs.mkdir(parents=True)
     for step in study.steps():
         source, short = step.folder(results), step.fingerprint[:8]
-        shutil.copyfile(source / RECORD, runs / f"{short}.json")
+        record = json.loads((source / RECORD).read_text())
+        write_json(runs / f"{short}.json", {**record, "command": portable(record["command"])})
         shutil.copyfile(source / "metrics.jsonl", runs / f"{short}.metrics.jsonl")
     for step in (study.reference_samples, *(run.evaluation for run in study.runs)):
         shutil.copyfile(
@@ -45,6 +46,11 @@ def collect(study: Study, results: Path) -> Path:
     _samples(study, results).to_parquet(folder / "tables" / "samples.parquet")
     write_json(folder / "manifest.json", study.manifest())
     return folder
+
+
+def portable(command: list[str]) -> list[str]:
+    """A command line without the folders of its machine: absolute paths keep their last part."""
+    return [f".../{Path(word).name}" if Path(word).is_absolute() else word for word in command]
 
 
 def published_steps(folder: Path) -> list[str]:

@@ -158,6 +158,13 @@ def test_records_tell_what_ran(results):
     }
 
 
+def test_what_is_published_names_no_folder_of_this_machine(results, study):
+    assert str(results) in str([p.read_text() for p in (results / "runs").rglob("record.json")])
+    for path in study.rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".csv", ".tex", ".html", ".md"):
+            assert str(results) not in path.read_text(), path.name
+
+
 def test_a_second_run_reuses_every_step(results, study):
     before = contents(study)
     started = time.monotonic()
