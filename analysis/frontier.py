@@ -187,7 +187,7 @@ def best_of_n(
         E[max of n] = sum_i C(i-1, n-1) / C(N, n) r_(i)
 
     The KL is log n - (n-1)/n, an upper bound of the true one (Beirami et al. 2024). The effective
-    sample size is 1 / sum_i w_i^2 of those weights, the same for every prompt: about 2N/n.
+    sample size is 1 / sum_i w_i^2 of those weights, the same for every prompt.
 
     Args:
         reference: REFERENCE_SCORES.

@@ -242,6 +242,7 @@ def status_command(options: argparse.Namespace, console: Console) -> int:
     partial = [folder for folder, alive in begun if alive]
     dead = [folder for folder, alive in begun if not alive]
     failed, done = sorted(runs.glob("*/failed-*")), sorted(runs.glob("*/[!.]*/record.json"))
+    done = [record for record in done if record.parent not in failed]
     for folder in (record.parent for record in done):
         console.print(f"[green]done[/]         {folder.parent.name}/{folder.name}")
     for folder in partial:

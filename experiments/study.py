@@ -71,7 +71,9 @@ class Study:
     def tuned(self) -> bool:
         """True where the settings are those that the tuning experiment chose."""
         declared = self.experiment.scales[self.scale]
-        return self.scale in self.experiment.tuned_scales and self.protocol == declared
+        swept = any(run.variant for run in self.runs)
+        tuned = self.scale in self.experiment.tuned_scales
+        return tuned and self.protocol == declared and not swept
 
     def steps(self) -> list[Step]:
         """Everything to do, dependencies first."""

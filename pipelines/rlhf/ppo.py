@@ -68,11 +68,12 @@ class PPOConfig(TrainingArguments):
             raise ValueError("rollouts must be a multiple of num_mini_batches")
         if self.gradient_accumulation_steps != 1:
             raise ValueError("PPOTrainer takes whole minibatches: set num_mini_batches instead")
-        if self.max_steps != -1:
-            raise ValueError("the length of training is `updates`; max_steps follows from it")
+        steps = self.updates * self.num_ppo_epochs * self.num_mini_batches
+        if self.max_steps not in (-1, steps):
+            raise ValueError("the length of training is `updates`: max_steps follows from it")
         if self.bf16 or self.fp16 or self.gradient_checkpointing or self.activation_checkpointing:
             raise ValueError("this version of PPOTrainer trains in fp32 without checkpointing")
-        self.max_steps = self.updates * self.num_ppo_epochs * self.num_mini_batches
+        self.max_steps = steps
         self.logging_steps = self.num_ppo_epochs * self.num_mini_batches  # one row an update
         self.remove_unused_columns = False
         super().__post_init__()
@@ -197,8 +198,8 @@ class PPOTrainer(Trainer):
         self.ref_model = ref_model.to(self.accelerator.device).eval()
         self.reward: RewardFunction
         self._reward_cost: ModelCost | None = None
-        if self.accelerator.num_processes > 1:
-            raise ValueError("this version of PPOTrainer runs in one process")
+        if self.accelerator.num_processes > 1 or args.n_gpu > 1:
+            raise ValueError("this version of PPOTrainer runs in one process on one device")
         if isinstance(reward, torch.nn.Module):
             network: Any = reward.to(self.accelerator.device).eval()
             self.reward, self._reward_cost = partial(rewards, network), ModelCost.of(network)

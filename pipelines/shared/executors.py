@@ -26,6 +26,7 @@ from pipelines.shared.steps import (
     Step,
     clean_interrupted,
     load_record,
+    locked,
     partial_folder,
     run_step,
     set_aside,
@@ -181,10 +182,19 @@ def _receive(
         raise UserError(payload)
     if kind == "died":
         hint = " (killed: out of memory?)" if payload == -9 else ""
-        partial = partial_folder(step, results)
-        where = f"; see {set_aside(partial) / 'output.log'}" if partial.is_dir() else ""
-        raise StepFailed(f"step {name} died with exit status {payload}{hint}{where}")
+        raise StepFailed(
+            f"step {name} died with exit status {payload}{hint}{_kept_output(step, results)}"
+        )
     raise StepFailed(payload)
+
+
+def _kept_output(step: Step, results: Path) -> str:
+    """Set a dead step's folder aside; tell where its output is, "" if another took over."""
+    partial = partial_folder(step, results)
+    with contextlib.suppress(BlockingIOError), locked(step.fingerprint, results, wait=False):
+        if partial.is_dir():
+            return f"; see {set_aside(partial) / 'output.log'}"
+    return ""
 
 
 def _child(pickled: bytes, runtime: Runtime, connection: Any) -> None:

@@ -213,6 +213,8 @@ def run_step(
             done = load_record(step, runtime.results)
             return done or _run_afresh(step, runtime, progress, mirror, capture)
     except OSError as error:
+        if not is_storage_failure(error, runtime.results):
+            raise
         raise UserError(
             f"cannot write to {runtime.results} ({error}) in step {step.stage} {step.label}: "
             "free some space or make it writable, and run again; finished steps are kept"
@@ -228,6 +230,10 @@ def _run_afresh(
 ) -> dict[str, Any]:
     """Build in a temporary sibling and rename; `OSError` where the results cannot be stored."""
     folder, partial = step.folder(runtime.results), partial_folder(step, runtime.results)
+    if folder.exists():
+        raise UserError(
+            f"{folder} has no {RECORD}: something removed it; delete the folder to redo"
+        )
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         partial.mkdir(parents=True)
@@ -243,7 +249,7 @@ def _run_afresh(
     except Exception as error:
         if is_storage_failure(error, runtime.results):
             shutil.rmtree(partial, ignore_errors=True)
-            raise error if isinstance(error, OSError) else OSError(str(error)) from error
+            raise OSError(errno.ENOSPC, str(error)) from error
         (partial / "error.txt").write_text(traceback.format_exc())
         aside = set_aside(partial)
         reason = (str(error).splitlines() or [""])[0]

@@ -142,8 +142,8 @@ def test_the_order_and_repetition_of_arms_do_not_make_another_study():
 
 def test_the_report_names_the_tuning_only_where_it_was_used():
     assert resolve(SENTIMENT, "mini").manifest()["tuning"] == "sentiment-tuning"
-    changed = ["dpo.learning_rate=1e-5"]
-    assert resolve(SENTIMENT, "mini", assignments=changed).manifest()["tuning"] == ""
+    for changed in ("dpo.learning_rate=1e-5", "dpo.learning_rate=1e-5,1e-2"):
+        assert resolve(SENTIMENT, "mini", assignments=[changed]).manifest()["tuning"] == ""
     assert resolve(SENTIMENT, "smoke").manifest()["tuning"] == ""
 
 

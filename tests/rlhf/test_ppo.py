@@ -1,6 +1,7 @@
 """PPOTrainer on a reward that anyone can check."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -143,6 +144,11 @@ def test_a_saved_checkpoint_is_a_transformers_folder(policy, critic, tokenizer, 
 def test_what_it_cannot_do_is_refused_at_once(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **changes)
+
+
+def test_a_configuration_can_be_copied(tmp_path):
+    args = config(tmp_path)
+    assert dataclasses.replace(args, seed=1).max_steps == args.max_steps
 
 
 def test_dropout_is_off_in_rollout_and_update(policy, critic, tokenizer, tmp_path):

@@ -125,6 +125,16 @@ def test_a_full_disk_is_the_users_to_mend_and_leaves_nothing(runtime):
     assert not list(step.folder(runtime.results).parent.iterdir())
 
 
+def test_a_folder_that_lost_its_record_is_refused_before_the_work_is_done_again(runtime):
+    step = make("lost")
+    run_step(step, runtime)
+    (step.folder(runtime.results) / "record.json").unlink()
+    CALLS.clear()
+    with pytest.raises(UserError, match=r"has no record\.json.*delete the folder"):
+        run_step(step, runtime)
+    assert CALLS == []
+
+
 def test_what_a_killed_process_left_is_seen_and_cleaned(runtime):
     step = make("killed")
     folder = step.folder(runtime.results)
