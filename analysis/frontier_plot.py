@@ -19,11 +19,13 @@ def frontier(points: pd.DataFrame, table: pd.DataFrame, reward_label: str) -> Fi
     """Gold reward against KL: every policy, its way there, and the best that is possible.
 
     Left: everything, on a square-root KL axis. Right: the region of small KL, linear, where the
-    optimum can be estimated. Bars and band are 95% intervals.
+    optimum can be estimated. The band is a 95% interval; so are the bars of a single seed. With
+    several seeds the seeds themselves are drawn instead: a t interval of three of them can be wider
+    than the figure.
 
     Args:
         points: see `frontier.points`.
-        table: FRONTIER, for the optimum and best-of-n.
+        table: FRONTIER, for the optimum, best-of-n and the single seeds.
     """
     curves = table[table["kl_estimator"].isin(["importance", "analytic"])]
     with matplotlib.rc_context(SETTINGS):
@@ -34,8 +36,11 @@ def frontier(points: pd.DataFrame, table: pd.DataFrame, reward_label: str) -> Fi
         for axes, low, high in ((wide, limit, np.inf), (near, -1.0, limit)):
             _draw_curves(axes, curves)
             draw_policies(axes, points, annotate=(low, high))
+            if points["seeds"].max() > 1:
+                _draw_seeds(axes, table)
             axes.set_xlabel(KL_LABEL)
-        root_scale(wide, "x", max(float(last["kl"].max()) * 1.2, limit))
+        furthest = table.loc[table["kl_estimator"] == "rb", "kl"].max()
+        root_scale(wide, "x", max(float(furthest) * 1.2, limit))
         near.set_xlim(-0.025 * limit, limit)
         inside = pd.concat([points, curves])
         inside = inside.loc[inside["kl"] <= limit, "reward_gold"]
@@ -82,11 +87,12 @@ def draw_policies(
             axes.plot(way["kl"], way["reward_gold"], zorder=2, **style)
         for _, ends in last[last["arm"] == arm].groupby("variant"):
             ends = ends.sort_values("setting")
+            alone = ends["seeds"].max() == 1
             axes.errorbar(
                 ends["kl"],
                 ends["reward_gold"],
-                xerr=ends["kl_margin"],
-                yerr=ends["reward_gold_margin"],
+                xerr=ends["kl_margin"] if alone else None,
+                yerr=ends["reward_gold_margin"] if alone else None,
                 color=colour,
                 marker=marker,
                 ms=11 if arm == "sft" else 6.5,
@@ -101,6 +107,29 @@ def draw_policies(
                 labelled = arm == "sft" or not has_variants(last)
                 if labelled and annotate[0] < row.kl <= annotate[1]:
                     _label_point(axes, row, colour)
+
+
+def _draw_seeds(axes: Axes, table: pd.DataFrame) -> None:
+    """Each seed's final policies as small open markers.
+
+    Args:
+        table: FRONTIER.
+    """
+    last = table[table["final"] & (table["kl_estimator"] == "rb")]
+    for arm, (colour, marker) in styles(last["arm"].unique()).items():
+        own = last[last["arm"] == arm]
+        axes.plot(
+            own["kl"],
+            own["reward_gold"],
+            ls="",
+            marker=marker,
+            ms=5,
+            mfc="none",
+            mec=colour,
+            mew=1.0,
+            alpha=0.8,
+            zorder=3,
+        )
 
 
 def _label_point(axes: Axes, row: Any, colour: Any) -> None:
@@ -202,6 +231,9 @@ def _legend(figure: Figure, points: pd.DataFrame, rows: pd.DataFrame) -> None:
         largest = int(rows.loc[_trusted_best_of_n(rows), "setting"].max())
         label = f"best of n by gold reward, n = 1, 2, 4 … {largest}"
         handles.append(Line2D([], [], color=colour, marker=marker, ms=7, ls="--", label=label))
+    if points["seeds"].max() > 1:
+        look = {"marker": "o", "ms": 5, "mfc": "none", "lw": 0}
+        handles.append(Line2D([], [], color="#666666", label="single seeds", **look))
     if not points["final"].all():
         handles.append(Line2D([], [], color="#999999", marker=".", lw=0.9, label="during training"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)

@@ -78,8 +78,9 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     answer = findings.sentences(
         tables["comparison"], headline, ratios(cost), tables["kl_agreement"], tables["objective"]
     )
+    bullets = "".join(f"- {sentence}\n" for sentence in [*answer, *findings.caveats(study)])
     (study.folder / "tables" / "headline.md").write_text(
-        views.markdown(views.headline_grid(headline))
+        f"{views.markdown(views.headline_grid(headline))}\n{bullets}", encoding="utf-8"
     )
     page = study.folder / "report.html"
     page.write_text(
@@ -268,6 +269,7 @@ def render(
         trusted_ess=f"{TRUSTED_ESS:g}",
         has_optimum=bool((tables["frontier"]["arm"] == "optimum").any()),
         has_possible=bool(tables["objective"]["objective_optimum"].notna().any()),
+        seeds=len({arm["seed"] for arm in study.manifest["arms"]}),
         has_snapshots=not measured["final"].all(),
         has_variants=frontier_plot.has_variants(measured),
         shape=shape,

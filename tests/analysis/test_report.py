@@ -97,6 +97,10 @@ def test_several_seeds(tmp_path):
     text = (folder / "report.html").read_text()
     assert "by prompt and, in quadrature, by seed (2 seeds)" in text and "(one seed" not in text
     assert len(pd.read_csv(folder / "tables" / "reward_model.csv")) == 2
+    assert "open ones the seeds themselves" in text and "Bars are 95% intervals." not in text
+    study = load(folder)
+    figure = frontier_plot.frontier(points(study.scores), frontier_table(study), "reward")
+    assert "single seeds" in [label.get_text() for label in figure.legends[0].get_texts()]
 
 
 def test_completions_side_by_side(builder, tmp_path):
