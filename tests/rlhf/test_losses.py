@@ -43,7 +43,7 @@ def test_the_score_lands_on_the_last_real_token_and_kl_on_every_one():
 
 
 def test_gae_by_hand():
-    rewards = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
+    rewards = torch.tensor([[0.0, 1.0, 2.0], [3.0, 9.0, 9.0]])  # 9: at padding, must not count
     values = torch.tensor([[0.5, 0.25, 1.0], [1.0, 8.0, 8.0]])
     advantages, returns = gae(rewards, values, MASK, gamma=0.9, lam=0.5)
     third = 2.0 - 1.0
