@@ -28,6 +28,7 @@ MANIFEST_FIELDS = (
     "reward_label",
     "deviations",
     "tuning",
+    "assets",
     "arms",
     "reference_samples",
     "gold",

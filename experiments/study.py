@@ -1,10 +1,12 @@
 """What an experiment is made of: runs of arms, on shared stages, judged by one evaluation."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.shared.assets import ASSETS
 from pipelines.shared.specs import Protocol
 from pipelines.shared.steps import Step, closure
 
@@ -84,6 +86,7 @@ class Study:
 
     def manifest(self) -> dict[str, Any]:
         """The exact fingerprints that the analysis loads, and nothing else."""
+        assets = {name for step in self.steps() for name in step.assets}
         return {
             "experiment": self.experiment.name,
             "scale": self.scale,
@@ -92,6 +95,7 @@ class Study:
             "reward_label": self.experiment.reward_label,
             "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
             "tuning": self.experiment.tuning if self.tuned else "",
+            "assets": [dataclasses.asdict(ASSETS[name]) for name in sorted(assets)],
             "arms": [
                 {
                     "arm": run.arm,

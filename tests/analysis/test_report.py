@@ -110,6 +110,11 @@ def test_completions_side_by_side(builder, tmp_path):
     assert table.loc[table["arm"] == "sft", "log_ratio"].abs().max() < 1e-6
 
 
+def test_the_data_are_named_with_source_checksum_and_licence(written):
+    text = (written / "report.html").read_text()
+    assert "toy reviews" in text and "toys==1.0" in text and "CC0" in text
+
+
 def test_one_seed_is_said(written):
     assert (
         "One seed (seed 0): all intervals are over prompts only"
