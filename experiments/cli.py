@@ -205,10 +205,9 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
 def report_command(options: argparse.Namespace, console: Console) -> int:
     """Remake tables, figures and report, from the runs or else from what was published."""
     study = _study(options)
-    if all(load_record(step, options.results) for step in study.steps()):
-        collect(study, options.results)
-    elif not (study.folder(options.results) / "manifest.json").is_file():
-        collect(study, options.results)  # raises, naming the first step that is missing
+    published = (study.folder(options.results) / "manifest.json").is_file()
+    if not published or all(load_record(step, options.results) for step in study.steps()):
+        collect(study, options.results)  # names the first step that is missing, if one is
     elif published_steps(study.folder(options.results)) != study.manifest()["steps"]:
         console.print(
             "[yellow]this study was published with other settings or versions than today's; "

@@ -13,7 +13,7 @@ import pandas as pd
 from experiments.study import Run, Study
 from pipelines.evaluate.schema import conform
 from pipelines.shared.errors import UserError
-from pipelines.shared.steps import RECORD, load_record, write_json
+from pipelines.shared.steps import load_record, write_json
 
 
 def collect(study: Study, results: Path) -> Path:
@@ -23,21 +23,23 @@ def collect(study: Study, results: Path) -> Path:
         UserError: a step of it has not been run.
     """
     folder = study.folder(results)
-    missing = [step for step in study.steps() if load_record(step, results) is None]
-    if missing:
-        raise UserError(
-            f"{study.folder_name}: step {missing[0].stage} {missing[0].label} has not been run; "
-            f"use `rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}` "
-            "with the same options"
-        )
+    records = []
+    for step in study.steps():
+        record = load_record(step, results)
+        if record is None:
+            raise UserError(
+                f"{study.folder_name}: step {step.stage} {step.label} has not been run; "
+                f"use `rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}` "
+                "with the same options"
+            )
+        records.append((step, record))
     runs = folder / "runs"
     shutil.rmtree(runs, ignore_errors=True)  # an earlier recipe's; copied again from results/runs
     runs.mkdir(parents=True)
-    for step in study.steps():
-        source, short = step.folder(results), step.fingerprint[:8]
-        record = json.loads((source / RECORD).read_text())
+    for step, record in records:
+        short = step.fingerprint[:8]
         write_json(runs / f"{short}.json", {**record, "command": portable(record["command"])})
-        shutil.copyfile(source / "metrics.jsonl", runs / f"{short}.metrics.jsonl")
+        shutil.copyfile(step.folder(results) / "metrics.jsonl", runs / f"{short}.metrics.jsonl")
     for step in (study.reference_samples, *(run.evaluation for run in study.runs)):
         shutil.copyfile(
             step.folder(results) / "scores.parquet", runs / f"{step.fingerprint[:8]}.parquet"

@@ -3,9 +3,9 @@
 import pandas as pd
 import torch
 
-from pipelines.shared.generation import BATCH
+from pipelines.shared.generation import packed_batches
 from pipelines.shared.ledger import ModelCost
-from pipelines.shared.logprobs import completion_logprobs, pack
+from pipelines.shared.logprobs import completion_logprobs
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.steps import Context
 
@@ -24,15 +24,12 @@ def score(context: Context) -> None:
     cost = ModelCost.of(model)
     table = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
     logprobs: list[float] = []
-    for start in range(0, len(table), BATCH):
-        rows = table.iloc[start : start + BATCH]
-        prompts, completions = rows["prompt_ids"].tolist(), rows["completion_ids"].tolist()
-        sequences = pack(prompts, completions, pad_id, model.device)
+    for _, sequences in packed_batches(table, pad_id, model.device):
         logprobs += completion_logprobs(model, sequences).double().sum(-1).tolist()
         batch, length = sequences.input_ids.shape
         positions = batch * (length - sequences.prompt_width + 1)
         context.ledger.add(flops=cost.forward(batch, length, positions))
-        context.progress(start + batch, len(table), "completions")
+        context.progress(len(logprobs), len(table), "completions")
     table[KEYS].assign(ref_logp=logprobs).to_parquet(context.path / "logprobs.parquet")
 
 

@@ -1,17 +1,16 @@
 """Evaluation of a run: every saved policy on the same held-out prompts, under one meter."""
 
-from pathlib import Path
-
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from pipelines.evaluate.kl import divergence
-from pipelines.evaluate.schema import conform
+from pipelines.evaluate.schema import REFERENCE_SCORES, SAMPLES, SCORES, conform
 from pipelines.shared.corpus import prompts_of
-from pipelines.shared.generation import BATCH, generate
+from pipelines.shared.generation import generate, packed_batches
 from pipelines.shared.gold import GoldReward
 from pipelines.shared.ledger import ModelCost
-from pipelines.shared.logprobs import completion_logits, pack
+from pipelines.shared.logprobs import completion_logits
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer, rewards
 from pipelines.shared.specs import EvaluationSpec
 from pipelines.shared.steps import Context
@@ -28,83 +27,86 @@ def evaluation_prompts(context: Context) -> pd.DataFrame:
     return prompts_of(reviews, spec.split, spec.prompts)
 
 
+class Evaluator:
+    """What every policy of a run is judged by, loaded once: prompts, reference, proxy and gold."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.device = context, context.runtime.device
+        self.prompts = evaluation_prompts(context)
+        checkpoint = context.inputs["sft"] / "checkpoint"
+        self.tokenizer = load_tokenizer(checkpoint)
+        self.reference = load_policy(checkpoint, self.device)
+        self.gold = GoldReward(context.inputs["gold"])
+
+    def complete(self, policy: PreTrainedModel, samples: int, stream: int) -> pd.DataFrame:
+        """Completions of the prompts with length, temperature and gold reward."""
+        spec: EvaluationSpec = self.context.spec("evaluation")
+        table = generate(
+            policy,
+            self.tokenizer,
+            self.prompts,
+            samples=samples,
+            max_new_tokens=self.context.spec("sampling").max_new_tokens,
+            temperature=spec.temperature,
+            seed=self.context.seed,
+            stream=stream,
+            context=self.context,
+        )
+        return table.assign(
+            length=table["completion_ids"].map(len),
+            temperature=spec.temperature,
+            reward_gold=self.gold(table["prompt"] + table["completion"]),
+        )
+
+    @torch.no_grad()
+    def measure(
+        self, policy: PreTrainedModel, proxy: PreTrainedModel, table: pd.DataFrame
+    ) -> pd.DataFrame:
+        """`table` with the divergences to the reference and the proxy's reward."""
+        temperature = self.context.spec("evaluation").temperature
+        cost, proxy_cost = ModelCost.of(policy), ModelCost.of(proxy)
+        parts = []
+        for rows, sequences in packed_batches(table, self.tokenizer.pad_token_id, policy.device):
+            logits, ref_logits = (
+                completion_logits(model, sequences, temperature)
+                for model in (policy, self.reference)
+            )
+            ids, mask = sequences.completion_ids, sequences.completion_mask
+            columns = vars(divergence(logits, ref_logits, ids, mask))
+            columns = {**columns, "reward_proxy": rewards(proxy, sequences).double()}
+            batch, length = sequences.input_ids.shape
+            positions = batch * (logits.shape[1] + 1)
+            flops = 2 * cost.forward(batch, length, positions) + proxy_cost.forward(batch, length)
+            self.context.ledger.add(flops=flops)
+            cells = {name: value.cpu().numpy() for name, value in columns.items()}
+            parts.append(pd.DataFrame(cells, index=rows.index))
+        # The log-probs as sampled give way to those of the measuring pass.
+        return table.drop(columns="logp").join(pd.concat(parts))
+
+
 def evaluate(context: Context) -> None:
     """Step: sample and score each saved policy of the run `policy`.
 
     Writes scores.parquet (schema SCORES, all snapshots) and samples.parquet (schema SAMPLES less
     `run`, the last policy). Sampling noise is the same for every arm.
     """
-    prompts = evaluation_prompts(context)
+    judge = Evaluator(context)
+    proxy = load_reward_model(context.inputs["reward_model"] / "checkpoint", judge.device)
     policies = saved_policies(context.inputs["policy"])
     tables = []
     for done, (step, folder) in enumerate(policies):
-        tables.append(_score(context, folder, prompts).assign(step=step))
+        policy = load_policy(folder, judge.device)
+        table = judge.complete(policy, context.spec("evaluation").samples, EVALUATION_STREAM)
+        with context.ledger.phase("measuring"):
+            tables.append(judge.measure(policy, proxy, table).assign(step=step))
         context.progress(done + 1, len(policies), "policies")
     scores = pd.concat(tables, ignore_index=True)
-    scores["temperature"] = context.spec("evaluation").temperature
-    scores["length"] = scores["completion_ids"].map(len)
-    columns = "prompt_id sample step temperature kl_k1 kl_k3 kl_rb entropy length finished".split()
-    conform(scores[[*columns, "reward_gold", "reward_proxy"]], "scores").to_parquet(
-        context.path / "scores.parquet"
-    )
+    conform(scores[list(SCORES)], "scores").to_parquet(context.path / "scores.parquet")
     last = scores[scores["step"] == policies[-1][0]].rename(columns={"length": "n_tokens"})
-    columns = "prompt_id sample prompt completion n_tokens finished logp ref_logp".split()
-    last[[*columns, "reward_proxy", "reward_gold"]].to_parquet(context.path / "samples.parquet")
+    columns = [name for name in SAMPLES if name != "run"]
+    last[columns].to_parquet(context.path / "samples.parquet")
     context.log(
         {"kl_rb": float(last["kl_rb"].mean()), "reward_gold": float(last["reward_gold"].mean())}
-    )
-
-
-def _score(context: Context, folder: Path, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Completions of one policy with their divergences and rewards."""
-    spec: EvaluationSpec = context.spec("evaluation")
-    device = context.runtime.device
-    tokenizer = load_tokenizer(context.inputs["sft"] / "checkpoint")
-    policy = load_policy(folder, device)
-    table = generate(
-        policy,
-        tokenizer,
-        prompts,
-        samples=spec.samples,
-        max_new_tokens=context.spec("sampling").max_new_tokens,
-        temperature=spec.temperature,
-        seed=context.seed,
-        stream=EVALUATION_STREAM,
-        context=context,
-    ).drop(columns="logp")
-    reference = load_policy(context.inputs["sft"] / "checkpoint", device)
-    proxy = load_reward_model(context.inputs["reward_model"] / "checkpoint", device)
-    pad_id = tokenizer.pad_token_id
-    with context.ledger.phase("measuring"):
-        parts = [
-            _measure(policy, reference, proxy, table.iloc[start : start + BATCH], pad_id, context)
-            for start in range(0, len(table), BATCH)
-        ]
-    table = table.join(pd.concat(parts))
-    table["reward_gold"] = GoldReward(context.inputs["gold"])(table["prompt"] + table["completion"])
-    return table
-
-
-@torch.no_grad()
-def _measure(
-    policy, reference, proxy, rows: pd.DataFrame, pad_id: int, context: Context
-) -> pd.DataFrame:
-    """Divergence and proxy reward of one batch of completions."""
-    temperature = context.spec("evaluation").temperature
-    sequences = pack(
-        rows["prompt_ids"].tolist(), rows["completion_ids"].tolist(), pad_id, policy.device
-    )
-    logits, ref_logits = (
-        completion_logits(model, sequences, temperature) for model in (policy, reference)
-    )
-    measured = divergence(logits, ref_logits, sequences.completion_ids, sequences.completion_mask)
-    proxy_scores = rewards(proxy, sequences)
-    batch, length = sequences.input_ids.shape
-    flops = 2 * ModelCost.of(policy).forward(batch, length, logits.shape[0] * (logits.shape[1] + 1))
-    context.ledger.add(flops=flops + ModelCost.of(proxy).forward(batch, length))
-    columns = {name: value.cpu().numpy() for name, value in vars(measured).items()}
-    return pd.DataFrame(
-        {**columns, "reward_proxy": proxy_scores.double().cpu().numpy()}, index=rows.index
     )
 
 
@@ -114,21 +116,8 @@ def sample_reference(context: Context) -> None:
     From them the optimum of the KL-constrained objective and best-of-n are estimated. Writes
     scores.parquet (schema REFERENCE_SCORES).
     """
-    spec: EvaluationSpec = context.spec("evaluation")
-    checkpoint = context.inputs["sft"] / "checkpoint"
-    table = generate(
-        load_policy(checkpoint, context.runtime.device),
-        load_tokenizer(checkpoint),
-        evaluation_prompts(context),
-        samples=spec.reference_samples,
-        max_new_tokens=context.spec("sampling").max_new_tokens,
-        temperature=spec.temperature,
-        seed=context.seed,
-        stream=REFERENCE_STREAM,
-        context=context,
-    )
-    table["reward_gold"] = GoldReward(context.inputs["gold"])(table["prompt"] + table["completion"])
-    table["length"] = table["completion_ids"].map(len)
-    table["temperature"] = spec.temperature
-    columns = "prompt_id sample temperature length reward_gold".split()
-    conform(table[columns], "reference_scores").to_parquet(context.path / "scores.parquet")
+    judge = Evaluator(context)
+    samples = context.spec("evaluation").reference_samples
+    table = judge.complete(judge.reference, samples, REFERENCE_STREAM)
+    table = conform(table[list(REFERENCE_SCORES)], "reference_scores")
+    table.to_parquet(context.path / "scores.parquet")

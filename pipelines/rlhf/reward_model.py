@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
+from pipelines.shared.generation import packed_batches
 from pipelines.shared.ledger import ModelCost
-from pipelines.shared.logprobs import pack
 from pipelines.shared.models import load_tokenizer, new_reward_model, rewards
 from pipelines.shared.specs import RewardModelSpec
 from pipelines.shared.steps import Context
@@ -79,12 +79,8 @@ def exact_ids(pairs: pd.DataFrame) -> Dataset:
 def centre(model: Any, completions: pd.DataFrame, pad_id: int, context: Context) -> float:
     """Mean raw score of the SFT model's completions, in batches of 512."""
     model.eval()
-    scores = []
-    for start in range(0, len(completions), 512):
-        rows = completions.iloc[start : start + 512]
-        sequences = pack(
-            rows["prompt_ids"].tolist(), rows["completion_ids"].tolist(), pad_id, model.device
-        )
-        context.ledger.add(flops=ModelCost.of(model).forward(*sequences.input_ids.shape))
+    cost, scores = ModelCost.of(model), []
+    for _, sequences in packed_batches(completions, pad_id, model.device, size=512):
+        context.ledger.add(flops=cost.forward(*sequences.input_ids.shape))
         scores.append(rewards(model, sequences).double())
     return float(torch.cat(scores).mean())

@@ -1,16 +1,28 @@
 """Completions of many prompts as a table, in batches, cost booked and progress shown."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.shared.ledger import ModelCost
-from pipelines.shared.logprobs import completion_logprobs
+from pipelines.shared.logprobs import Sequences, completion_logprobs, pack
 from pipelines.shared.sampling import Samples, keyed_uniforms, sample
 from pipelines.shared.steps import Context
 
 SAMPLER_TOLERANCE = 1e-3  # nats
 BATCH = 256  # sequences; a result does not depend on it beyond float rounding
+
+
+def packed_batches(
+    table: pd.DataFrame, pad_id: int, device: torch.device, size: int = BATCH
+) -> Iterator[tuple[pd.DataFrame, Sequences]]:
+    """Rows of a table of completions (prompt_ids, completion_ids) with their padded batch."""
+    for start in range(0, len(table), size):
+        rows = table.iloc[start : start + size]
+        prompts, completions = rows["prompt_ids"].tolist(), rows["completion_ids"].tolist()
+        yield rows, pack(prompts, completions, pad_id, device)
 
 
 @torch.no_grad()

@@ -215,10 +215,7 @@ def run_step(
     except OSError as error:
         if not is_storage_failure(error, runtime.results):
             raise
-        raise UserError(
-            f"cannot write to {runtime.results} ({error}) in step {step.stage} {step.label}: "
-            "free some space or make it writable, and run again; finished steps are kept"
-        ) from error
+        raise _cannot_write(step, runtime.results, error) from error
 
 
 def _run_afresh(
@@ -228,7 +225,7 @@ def _run_afresh(
     mirror: Callable[[Mapping[str, Any]], None],
     capture: bool,
 ) -> dict[str, Any]:
-    """Build in a temporary sibling and rename; `OSError` where the results cannot be stored."""
+    """Build in a temporary sibling and rename."""
     folder, partial = step.folder(runtime.results), partial_folder(step, runtime.results)
     if folder.exists():
         raise UserError(
@@ -249,7 +246,7 @@ def _run_afresh(
     except Exception as error:
         if is_storage_failure(error, runtime.results):
             shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(errno.ENOSPC, str(error)) from error
+            raise _cannot_write(step, runtime.results, error) from error
         (partial / "error.txt").write_text(traceback.format_exc())
         aside = set_aside(partial)
         reason = (str(error).splitlines() or [""])[0]
@@ -257,6 +254,13 @@ def _run_afresh(
             f"step {step.stage} {step.label} failed: {type(error).__name__}: {reason} "
             f"(details in {aside / 'error.txt'})"
         ) from error
+
+
+def _cannot_write(step: Step, results: Path, error: Exception) -> UserError:
+    return UserError(
+        f"cannot write to {results} ({error}) in step {step.stage} {step.label}: "
+        "free some space or make it writable, and run again; finished steps are kept"
+    )
 
 
 def set_aside(partial: Path) -> Path:
