@@ -56,6 +56,10 @@ def field_type(name: str, protocol: Protocol) -> type:
 def _value(name: str, text: str, kind: type) -> Any:
     if kind is str:
         return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--set {name}={text}: expected true or false")
+        return text.lower() == "true"
     try:
         return kind(text)
     except ValueError:
@@ -87,4 +91,6 @@ def describe(values: Mapping[str, Any]) -> str:
 
 def text_of(value: Any) -> str:
     """A value as on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return repr(value) if isinstance(value, float) else str(value)

@@ -1,11 +1,18 @@
-"""PPO's arithmetic as pure functions. B sequences, C completion tokens; masks: True where real."""
+"""RLHF's arithmetic as pure functions. B sequences, C completion tokens; masks: True where real.
+
+The losses take `count`, the number to divide by, where a batch is only a part of the minibatch:
+summed over the parts, on however many processes, they give the loss of the whole.
+"""
 
 import torch
+from torch.nn import functional
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the real tokens of a batch: (B, C), (B, C) -> ()."""
-    return (values * mask).sum() / mask.sum()
+def masked_mean(
+    values: torch.Tensor, mask: torch.Tensor, count: float | None = None
+) -> torch.Tensor:
+    """Sum over the real tokens / `count` (default: the real tokens): (B, C), (B, C) -> ()."""
+    return (values * mask).sum() / (mask.sum() if count is None else count)
 
 
 def masked_var(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -25,29 +32,87 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) ->
     return (whitened if shift_mean else whitened + mean) * mask
 
 
+def bradley_terry_loss(
+    margin: torch.Tensor, preference: torch.Tensor | float = 1.0
+) -> torch.Tensor:
+    """Negative log-likelihood of comparisons (Bradley and Terry 1952; Ouyang et al. 2022, eq. 1).
+
+    L = -p log sigmoid(m) - (1 - p) log sigmoid(-m),  m = r(x, y) - r(x, y')
+
+    Args:
+        margin: (B,) difference of the rewards.
+        preference: probability p that y is preferred; 1 for a hard label.
+
+    Returns:
+        (B,) nats. At m = 0 it is ln 2; its minimum over m is at sigmoid(m) = p.
+    """
+    return -preference * functional.logsigmoid(margin) - (1 - preference) * functional.logsigmoid(
+        -margin
+    )
+
+
 def kl_penalised_rewards(
     scores: torch.Tensor,
     logprobs: torch.Tensor,
     ref_logprobs: torch.Tensor,
     mask: torch.Tensor,
     kl_coef: float,
+    *,
+    end: torch.Tensor | None = None,
+    clamp: bool = False,
 ) -> torch.Tensor:
     """Reward of each token (Ziegler et al. 2019, eq. 2; Stiennon et al. 2020).
 
-    r_t = -kl_coef (log pi(y_t|y_<t) - log ref(y_t|y_<t)) + [t is the last token] score
+    r_t = -kl_coef (log pi(y_t|y_<t) - log ref(y_t|y_<t)) + [t = end] score
 
-    The KL term is not clamped: its sum is then an unbiased estimate of the sequence KL.
+    Unless `clamp`, the KL term's sum is an unbiased estimate of the sequence KL; clamping each
+    term at 0 from below, as alpaca_farm does, makes it larger.
 
     Args:
         scores: (B,) reward of the whole sequence.
         logprobs, ref_logprobs: (B, C) nats.
+        end: (B,) column that gets the score; default: the last real token's.
 
     Returns:
-        (B, C), 0 at padding.
+        (B, C), 0 at padding (but for a score there, if `end` says so).
     """
-    rewards = -kl_coef * (logprobs - ref_logprobs) * mask
-    last = mask.sum(-1) - 1
-    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
+    kl = (logprobs - ref_logprobs) * mask
+    rewards = -kl_coef * (kl.clamp(min=0) if clamp else kl)
+    end = mask.sum(-1) - 1 if end is None else end
+    return rewards.scatter_add(1, end[:, None], scores[:, None].to(rewards.dtype))
+
+
+def scores_without_eos(
+    scores: torch.Tensor,
+    finished: torch.Tensor,
+    replacement: float | None = None,
+    penalty: float | None = None,
+) -> torch.Tensor:
+    """Scores of completions that never ended: replaced (Stiennon et al. 2020: -1) or reduced.
+
+    Args:
+        scores, finished: (B,); finished is True where the completion ended in EOS.
+    """
+    if replacement is not None:
+        scores = torch.where(finished, scores, replacement)
+    return scores if penalty is None else scores - penalty * (~finished)
+
+
+def adapted_kl_coef(
+    kl_coef: float, kl: float, target: float, horizon: float, sequences: int
+) -> float:
+    """The next coefficient of the adaptive controller (Ziegler et al. 2019, section 2.2).
+
+    e = clip((KL - target) / target, -0.2, 0.2),  kl_coef <- kl_coef (1 + e n / horizon)
+
+    Args:
+        kl: measured sequence KL to the reference, nats, summed over tokens.
+        target: nats per sequence.
+        horizon: sequences over which an error of 1 would double the coefficient.
+        sequences: n, how many the measurement saw.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * sequences / horizon)
 
 
 def gae(
@@ -84,6 +149,7 @@ def clipped_policy_loss(
     advantages: torch.Tensor,
     mask: torch.Tensor,
     clip_range: float,
+    count: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), averaged over real tokens.
 
@@ -94,7 +160,31 @@ def clipped_policy_loss(
     """
     ratio = ((logprobs - old_logprobs) * mask).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return masked_mean(torch.maximum(-advantages * ratio, -advantages * clipped), mask), ratio
+    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+    return masked_mean(losses, mask, count), ratio
+
+
+def sequence_kl_loss(
+    logprobs: torch.Tensor,
+    ref_logprobs: torch.Tensor,
+    mask: torch.Tensor,
+    count: float | None = None,
+) -> torch.Tensor:
+    """Half the squared log-ratio of whole sequences, summed over them / `count`.
+
+    L = 1/count sum_y 1/2 (sum_t log pi(y_t|y_<t) - log ref(y_t|y_<t))^2
+
+    On samples of pi its gradient is unbiased for that of the sequence KL, E[(sum_t l_t) grad log
+    pi(y)]. A tokenwise k1 in the loss has a gradient of mean 0, and tokenwise k2 or k3 miss what a
+    token does to the KL of those after it (Tang and Munos 2025).
+
+    Args:
+        logprobs, ref_logprobs: (B, C) nats.
+        count: default B, the mean over sequences; the number of tokens puts the loss on the scale
+            of the surrogate's token mean.
+    """
+    log_ratio = ((logprobs - ref_logprobs) * mask).sum(-1)
+    return 0.5 * (log_ratio**2).sum() / (len(log_ratio) if count is None else count)
 
 
 def clipped_value_loss(
@@ -102,11 +192,15 @@ def clipped_value_loss(
     old_values: torch.Tensor,
     returns: torch.Tensor,
     mask: torch.Tensor,
-    clip_range: float,
+    clip_range: float | None,
+    count: float | None = None,
 ) -> torch.Tensor:
-    """Clipped value loss (Stiennon et al. 2020), averaged over real tokens.
+    """Clipped value loss (Stiennon et al. 2020), averaged over real tokens; not clipped for None.
 
     L = 0.5 mean_t max((V_t - R_t)^2, (clip(V_t, V_old_t +- eps) - R_t)^2)
     """
-    clipped = values.clamp(old_values - clip_range, old_values + clip_range)
-    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)
+    losses = (values - returns) ** 2
+    if clip_range is not None:
+        clipped = values.clamp(old_values - clip_range, old_values + clip_range)
+        losses = torch.maximum(losses, (clipped - returns) ** 2)
+    return 0.5 * masked_mean(losses, mask, count)

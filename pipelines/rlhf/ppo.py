@@ -1,168 +1,90 @@
-"""Stage 3 of RLHF: PPO with a per-token KL penalty, on the HF Trainer base that DPO also runs on.
+"""Stage 3 of RLHF: PPO with a KL penalty, on the HF Trainer base that DPO also runs on.
 
 One optimiser step of the Trainer is one minibatch. The data loader yields each update's prompts
-once per minibatch; the first time they are rolled out and cut into minibatches, and every step
-takes one.
+once per micro-batch; the first time they are rolled out and cut into micro-batches, and every
+call of `compute_loss` takes one. README.md beside this file explains every detail and metric.
 """
 
+import copy
+import dataclasses
+import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
 
+from pipelines.rlhf.actor_critic import ActorCritic, disable_dropout, load_weights, new_critic
+from pipelines.rlhf.checks import (
+    check_parallelism,
+    check_ratio,
+    check_reward_model,
+    check_tokenizer,
+)
+from pipelines.rlhf.completions_log import CompletionsLog
 from pipelines.rlhf.losses import (
+    adapted_kl_coef,
     clipped_policy_loss,
     clipped_value_loss,
     gae,
     kl_penalised_rewards,
     masked_mean,
     masked_var,
+    scores_without_eos,
+    sequence_kl_loss,
     whiten,
 )
+from pipelines.rlhf.ppo_config import PPOConfig
+from pipelines.rlhf.prompts import PromptStream, encode_prompts
+from pipelines.rlhf.rollout import Rollout, RunningMoments, Sampled, gathered, joined
+from pipelines.rlhf.scoring import RewardFunction, Scorer
 from pipelines.shared.ledger import Ledger, ModelCost
-from pipelines.shared.logprobs import (
-    Sequences,
-    completion_logits,
-    completion_logprobs,
-    gather_logprobs,
-)
-from pipelines.shared.models import rewards, token_values
-from pipelines.shared.sampling import keyed_uniforms, sample
+from pipelines.shared.logprobs import Sequences, completion_logprobs, gather_logprobs
+from pipelines.shared.sampling import context_length, keyed_uniforms, sample
 
-RATIO_TOLERANCE = 1e-4  # fp32; the sampler and the trainer must agree on the log-probs
+RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
 NOISE_STREAM = 1_000  # + update; keeps PPO's sampling noise apart from every other use of the seed
 SHUFFLE_STREAM = 4
-
-RewardFunction = Callable[[Sequences], torch.Tensor]
-
-
-@dataclass
-class PPOConfig(TrainingArguments):
-    """Settings of PPO beside HF's own (learning_rate, max_grad_norm, seed, ...)."""
-
-    kl_coef: float = field(
-        default=0.05, metadata={"help": "Coefficient of the per-token KL penalty."}
-    )
-    updates: int = field(default=60, metadata={"help": "Rollout phases."})
-    rollouts: int = field(default=128, metadata={"help": "Completions per rollout phase."})
-    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
-    num_mini_batches: int = field(default=4, metadata={"help": "Optimiser steps per pass."})
-    max_completion_length: int = field(default=20, metadata={"help": "Tokens sampled at most."})
-    temperature: float = field(default=1.0, metadata={"help": "Of rollout, reference and update."})
-    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the policy's ratio."})
-    cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value."})
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
-    gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
-    lam: float = field(default=0.95, metadata={"help": "Lambda of GAE."})
-
-    def __post_init__(self) -> None:
-        if self.rollouts % self.num_mini_batches:
-            raise ValueError("rollouts must be a multiple of num_mini_batches")
-        if self.gradient_accumulation_steps != 1:
-            raise ValueError("PPOTrainer takes whole minibatches: set num_mini_batches instead")
-        steps = self.updates * self.num_ppo_epochs * self.num_mini_batches
-        if self.max_steps not in (-1, steps):
-            raise ValueError("the length of training is `updates`: max_steps follows from it")
-        if self.bf16 or self.fp16 or self.gradient_checkpointing or self.activation_checkpointing:
-            raise ValueError("this version of PPOTrainer trains in fp32 without checkpointing")
-        self.max_steps = steps
-        self.logging_steps = self.num_ppo_epochs * self.num_mini_batches  # one row an update
-        self.remove_unused_columns = False
-        super().__post_init__()
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Sampled sequences with everything that the update needs; tensors are (B, C)."""
-
-    sequences: Sequences
-    logprobs: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    first: bool = False  # the first minibatch of its update, where the ratio must be 1
-
-    def rows(self, index: torch.Tensor, first: bool) -> "Rollout":
-        """The chosen sequences as a minibatch."""
-        return Rollout(
-            sequences=self.sequences.rows(index),
-            logprobs=self.logprobs[index],
-            values=self.values[index],
-            advantages=self.advantages[index],
-            returns=self.returns[index],
-            first=first,
-        )
-
-
-class PolicyAndValue(torch.nn.Module):
-    """Policy and critic as one module, so that one optimiser and one wrapper hold both."""
-
-    def __init__(self, policy: PreTrainedModel, value: PreTrainedModel) -> None:
-        super().__init__()
-        self.policy, self.value = policy, value
-
-    def forward(
-        self, sequences: Sequences, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the completion tokens (B, C, V) and the values before each of them (B, C)."""
-        return completion_logits(self.policy, sequences, temperature), values_before(
-            self.value, sequences
-        )
-
-
-def values_before(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
-    """The value of the state before each completion token: (B, C)."""
-    return token_values(model, sequences)[:, sequences.prompt_width - 1 : -1]
-
-
-class PromptStream(Sampler[list[int]]):
-    """Batches of prompt indices, each repeated for every minibatch of its update.
-
-    Prompts are reshuffled each time they are exhausted; the order depends on the seed alone.
-    """
-
-    def __init__(self, prompts: int, args: PPOConfig) -> None:
-        self.prompts, self.args = prompts, args
-        self.repeats = args.num_ppo_epochs * args.num_mini_batches
-
-    def __len__(self) -> int:
-        return self.args.max_steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order: list[int] = []
-        generator = torch.Generator().manual_seed(self.args.seed)
-        for _ in range(self.args.updates):
-            while len(order) < self.args.rollouts:
-                order += torch.randperm(self.prompts, generator=generator).tolist()
-            batch, order = order[: self.args.rollouts], order[self.args.rollouts :]
-            for _ in range(self.repeats):
-                yield batch
+PER_PROCESS = 100_003  # apart from keyed noise: processes' seeds, as in Huang et al. 2024
+STATE = "ppo_state.json"
+REFERENCE = "reference"
 
 
 class PPOTrainer(Trainer):
     """PPO (Schulman et al. 2017) for language models (Stiennon et al. 2020, Huang et al. 2024).
 
     Args:
-        model: the policy; a causal LM. Policy and critic are trained in evaluation mode: with
-            dropout the ratio of the first minibatch would not be 1.
-        ref_model: the reference of the KL penalty, frozen.
-        reward: a reward model (sequence classifier with one output), or a function from padded
-            sequences to a score each, (B,).
-        value_model: the critic, a sequence classifier with one output; usually the reward model's
-            copy.
-        train_dataset: column prompt_ids (token ids).
+        model: the policy; a causal LM, or the name of one.
+        ref_model: the reference of the KL penalty; default: the policy as it is now, which with
+            PEFT is the policy with its adapter disabled.
+        args: PPOConfig.
+        train_dataset: column prompt, text or messages, as in TRL; or prompt_ids, token ids.
+        processing_class: the tokenizer; default: the model's.
+        reward_model: a sequence classifier with one output that shares the policy's vocabulary, or
+            the name of one.
+        reward_funcs: function(s) called as in TRL's trainers with prompts=, completions=,
+            completion_ids= and the data set's other columns, that return a number a completion.
+        value_model: the critic, a sequence classifier with one output; default: a copy of the
+            reward model, or else of the policy's trunk with a head of zeros.
+        reward_processing_class: the reward model's tokenizer, to be held against the policy's.
+        peft_config: train an adapter on the policy and nothing else of it.
+        ledger: where the cost is booked.
 
     Raises:
-        ValueError: PAD is EOS; no prompts; several processes; a resumed run; a reward that is not
-            finite or not one per sequence.
+        ValueError: what is wrong with a model, tokenizer or prompt, before training; a score that
+            is missing or not finite, when it comes.
         RuntimeError: the first minibatch's ratio is not 1.
     """
 
@@ -172,97 +94,262 @@ class PPOTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        ref_model: PreTrainedModel,
-        reward: PreTrainedModel | RewardFunction,
-        value_model: PreTrainedModel,
-        args: PPOConfig,
-        train_dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        callbacks: list | None = None,
+        model: PreTrainedModel | str,
+        ref_model: PreTrainedModel | None = None,
+        args: PPOConfig | None = None,
+        train_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        reward_model: PreTrainedModel | str | None = None,
+        reward_funcs: RewardFunction | Sequence[RewardFunction] | None = None,
+        value_model: PreTrainedModel | None = None,
+        reward_processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
         ledger: Ledger | None = None,
     ) -> None:
-        if processing_class.pad_token_id in (None, processing_class.eos_token_id):
-            raise ValueError("the tokenizer's PAD must be set and differ from EOS")
-        if len(train_dataset) == 0:
-            raise ValueError("there are no prompts to roll out")
+        args = args or PPOConfig("ppo")
+        name = model if isinstance(model, str) else model.config._name_or_path
+        policy: Any = model
+        if isinstance(model, str):
+            policy = AutoModelForCausalLM.from_pretrained(model, **(args.model_init_kwargs or {}))
+        tokenizer: Any = processing_class or AutoTokenizer.from_pretrained(name)
+        check_tokenizer(tokenizer)
+        judge: Any = reward_model
+        if isinstance(reward_model, str):
+            judge = AutoModelForSequenceClassification.from_pretrained(reward_model, num_labels=1)
+        if judge is not None:
+            check_reward_model(judge, policy, tokenizer, reward_processing_class)
+        if train_dataset is None:
+            raise ValueError("train_dataset is missing: PPO needs prompts to roll out")
+        self._prompts = encode_prompts(train_dataset, tokenizer, args, context_length(policy))
+        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
+        value = self._critic(policy, judge, value_model, args)
+        adapted = peft_config is not None or hasattr(policy, "peft_config")
+        if ref_model is model:
+            raise ValueError("ref_model is the policy itself: pass a copy, or None")
+        if ref_model is None and not adapted:
+            ref_model = copy.deepcopy(policy)
+        if ref_model is None and args.ema_reference is not None:
+            raise ValueError("ema_reference needs a reference of its own: pass ref_model with PEFT")
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            policy = get_peft_model(policy, peft_config)
         super().__init__(
-            model=PolicyAndValue(model, value_model),
+            model=ActorCritic(policy, value),
             args=args,
-            data_collator=lambda rows: {"prompt_ids": [list(row["prompt_ids"]) for row in rows]},
             train_dataset=train_dataset,
-            processing_class=processing_class,
+            processing_class=tokenizer,
             callbacks=callbacks,
+            optimizers=optimizers,
         )
-        self.model_accepts_loss_kwargs = False
-        self.ref_model = ref_model.to(self.accelerator.device).eval()
-        self.reward: RewardFunction
-        self._reward_cost: ModelCost | None = None
-        if self.accelerator.num_processes > 1 or args.n_gpu > 1:
-            raise ValueError("this version of PPOTrainer runs in one process on one device")
-        if isinstance(reward, torch.nn.Module):
-            network: Any = reward.to(self.accelerator.device).eval()
-            self.reward, self._reward_cost = partial(rewards, network), ModelCost.of(network)
-        else:
-            self.reward = reward
+        check_parallelism(self)
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole minibatch's tokens
+        device = self.accelerator.device
+        self.ref_model: Any = None if ref_model is None else ref_model.to(device).eval()
+        judge = None if judge is None else judge.to(device).eval()
+        self.scorer = Scorer(
+            judge, functions, args.reward_weights, tokenizer, args.reward_reads_prompt
+        )
+        frozen = [network for network in (self.ref_model, judge) if network is not None]
+        for network in frozen:
+            network.requires_grad_(False)
+        if args.disable_dropout:
+            for network in (*frozen, self._networks):
+                disable_dropout(network)
+        self.low_precision = args.bf16 or policy.dtype in (torch.bfloat16, torch.float16)
+        self.ratio_tolerance = (
+            args.ratio_tolerance or RATIO_TOLERANCE["bf16" if self.low_precision else "fp32"]
+        )
+        self.kl_coef = args.kl_coef
+        self.value_moments = RunningMoments()
         self.ledger = ledger or Ledger()
-        self._policy_cost, self._value_cost = ModelCost.of(model), ModelCost.of(value_model)
-        self._update = 0
-        self._minibatches: deque[Rollout] = deque()
-        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._policy_cost = ModelCost.of(policy)
+        self._value_cost = None if value is None else ModelCost.of(value)
+        self._reward_cost = None if judge is None else ModelCost.of(judge)
+        self._batches: deque[Rollout] = deque()
+        self._ratios = torch.zeros(2, device=device)  # sum and count, of one minibatch
+        self._skipping = False
+        self._metrics: dict[str, Any] = defaultdict(float)
+        self._samples = CompletionsLog(self) if args.log_completions else None
+        self.add_callback(UpdateBoundary(self))
+
+    @staticmethod
+    def _critic(
+        policy: PreTrainedModel,
+        reward_model: PreTrainedModel | None,
+        value_model: PreTrainedModel | None,
+        args: PPOConfig,
+    ) -> PreTrainedModel | None:
+        """The critic's network; None where it is a head on the policy's trunk."""
+        if args.share_trunk:
+            if value_model is not None:
+                raise ValueError(
+                    "share_trunk makes the critic a head of the policy: no value_model"
+                )
+            return None
+        if value_model is not None:
+            if value_model is reward_model:
+                raise ValueError("value_model is the reward model itself: pass a copy, or None")
+            return value_model
+        if reward_model is not None:
+            return copy.deepcopy(reward_model)
+        if hasattr(policy, "peft_config"):
+            raise ValueError("pass value_model, or share_trunk=True, with a PEFT model")
+        return new_critic(policy)
+
+    # The loop
 
     def get_train_dataloader(self) -> DataLoader:
-        stream = PromptStream(len(self.train_dataset), self.args)
-        loader = DataLoader(self.train_dataset, batch_sampler=stream, collate_fn=self.data_collator)
-        return self.accelerator.prepare(loader)
+        stream = PromptStream(len(self._prompts), self.args)
+        indices: Any = range(len(self._prompts))
+        return DataLoader(indices, batch_sampler=stream, collate_fn=lambda rows: {"prompts": rows})
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> Rollout:  # type: ignore[override]
-        """The next minibatch; the first of an update rolls the prompts out."""
-        model: Any = self.model
-        model.eval()  # the Trainer has just turned dropout on
-        if not self._minibatches:
+        """The next micro-batch; the first of an update rolls the prompts out."""
+        if not self._batches:
+            self._skipping = False
             with self.ledger.phase("rollout"):
-                self._minibatches.extend(self._split(self._roll_out(inputs["prompt_ids"])))
-            self._update += 1
-        return self._minibatches.popleft()
+                self._networks.eval()
+                rollout = self._roll_out(inputs["prompts"])
+                self._networks.train()
+            self._batches.extend(self._split(rollout))
+        return self._batches.popleft()
 
     @torch.no_grad()
-    def _roll_out(self, prompts: Sequence[Sequence[int]]) -> Rollout:
-        """Sample, score, and estimate advantages: everything that is fixed during the update."""
-        args, model = self.args, self.accelerator.unwrap_model(self.model)
-        first = self._update * args.rollouts
-        samples = sample(
+    def _roll_out(self, prompts: Sequence[int]) -> Rollout:
+        """Sample, score, and estimate advantages: everything that is fixed during the update.
+
+        Args:
+            prompts: their numbers in train_dataset, for all processes together.
+        """
+        args, update = self.args, self.state.global_step // self.args.steps_per_update
+        if args.ema_reference is not None and update > 0:
+            self._move_reference(args.ema_reference)
+        share = len(prompts) // self.accelerator.num_processes
+        start = share * self.accelerator.process_index
+        own = range(start, start + share)
+        size, pad_id = args.rollout_batch_size or share, self.processing_class.pad_token_id
+        with self.accelerator.autocast():
+            parts = [
+                self._sample(update, own[start : start + size], prompts)
+                for start in range(0, share, size)
+            ]
+        everything = gathered(joined(parts, pad_id), self.accelerator.gather, pad_id)
+        rollout = self._advantages(update, everything)
+        if self._samples is not None:
+            self._samples.take(everything, prompts)
+        return rollout
+
+    def _sample(self, update: int, places: range, prompts: Sequence[int]) -> Sampled:
+        """Sample and score the prompts at some places of this update's list."""
+        args, model, tokenizer = self.args, self._networks, self.processing_class
+        rank = self.accelerator.process_index
+        seed, before = args.seed, update * args.rollouts
+        if not args.keyed_noise:
+            share = args.rollouts // self.accelerator.num_processes
+            seed, before = seed + PER_PROCESS * rank, -rank * share
+        rows = range(before + places.start, before + places.stop)
+        chosen = [prompts[place] for place in places]
+        drawn = sample(
             model.policy,
-            prompts,
-            keyed_uniforms(
-                args.seed,
-                NOISE_STREAM + self._update,
-                range(first, first + len(prompts)),
-                args.max_completion_length,
-            ),
-            eos_id=self.processing_class.eos_token_id,
-            pad_id=self.processing_class.pad_token_id,
+            [self._prompts[index] for index in chosen],
+            keyed_uniforms(seed, NOISE_STREAM + update, rows, args.max_completion_length),
+            eos_id=tokenizer.eos_token_id if args.stop_at_eos else None,
+            pad_id=tokenizer.pad_token_id,
             temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            skip_padding=args.skip_padding,
         )
-        sequences, mask = samples.sequences, samples.sequences.completion_mask
-        ref_logprobs = completion_logprobs(self.ref_model, sequences, args.temperature)
-        values = values_before(model.value, sequences)
-        scores = check_scores(self.reward(sequences), len(prompts))
-        token_rewards = kl_penalised_rewards(
-            scores, samples.logprobs, ref_logprobs, mask, args.kl_coef
+        sequences, logprobs = drawn.sequences, drawn.logprobs
+        if self.low_precision:  # step by step and at once, bf16 gives other log-probs
+            logprobs = completion_logprobs(model.policy, sequences, args.temperature)
+        if self.ref_model is not None:
+            ref_logprobs = completion_logprobs(self.ref_model, sequences, args.temperature)
+        else:
+            with model.without_adapter() as reference:
+                ref_logprobs = completion_logprobs(reference, sequences, args.temperature)
+        values = self.value_moments.mean + self.value_moments.std * model.values(sequences)
+        scores = self.scorer(sequences, [self.train_dataset[i] for i in chosen], chosen)
+        scores = scores_without_eos(
+            scores, drawn.finished, args.missing_eos_score, args.missing_eos_penalty
         )
-        advantages, returns = gae(token_rewards, values, mask, args.gamma, args.lam)
-        self._book_rollout(samples.sequences, samples.logprobs.shape[1])
-        self._log_rollout(samples, ref_logprobs, scores, token_rewards, values, returns)
-        return Rollout(sequences, samples.logprobs, values, whiten(advantages, mask), returns)
+        self._book_rollout(sequences)
+        return Sampled(sequences, logprobs, ref_logprobs, values, scores, drawn.finished)
+
+    def _advantages(self, update: int, sampled: Sampled) -> Rollout:
+        """KL-penalised rewards, GAE and whitening, over the rollout of all processes."""
+        args, mask = self.args, sampled.sequences.completion_mask
+        lengths, in_reward = mask.sum(-1), args.kl_in == "reward"
+        end, value_mask, values = lengths - 1, mask, sampled.values[:, :-1]
+        logprobs, ref_logprobs = sampled.logprobs, sampled.ref_logprobs
+        padded = [mask, logprobs, ref_logprobs]
+        if args.value_after_end:  # one more column, for the state after an early end
+            early = lengths < args.max_completion_length
+            end, values = lengths - 1 + early.long(), sampled.values
+            padded = [torch.nn.functional.pad(part, (0, 1)) for part in padded]
+            value_mask = padded[0].scatter(1, end[:, None], True)
+        rewards = kl_penalised_rewards(
+            sampled.scores,
+            padded[1],
+            padded[2],
+            padded[0],
+            self.kl_coef if in_reward else 0.0,
+            end=end,
+            clamp=args.clamp_kl,
+        )
+        if args.whiten_rewards:
+            rewards = whiten(rewards, value_mask, shift_mean=False)
+        advantages, returns = gae(rewards, values, value_mask, args.gamma, args.lam)
+        advantages, scale = advantages[:, : mask.shape[1]] * mask, 1.0
+        if args.whiten_advantages:
+            scale = float((masked_var(advantages, mask) + 1e-8).sqrt())
+            advantages = whiten(advantages, mask)
+        self._log_rollout(sampled, values, returns, value_mask)
+        kl_weight = 0.0 if in_reward else self.kl_coef / scale  # on the scale of the advantages
+        old = self.value_moments.mean, self.value_moments.std
+        if args.normalise_values:
+            self.value_moments.add(returns, value_mask)
+        self._adapt_kl(logprobs, ref_logprobs, mask)
+        return Rollout(
+            sampled.sequences,
+            logprobs,
+            ref_logprobs,
+            rewards,
+            (values - old[0]) / old[1],
+            advantages,
+            (returns - self.value_moments.mean) / self.value_moments.std,
+            value_mask,
+            sampled.scores,
+            kl_weight,
+            update,
+        )
+
+    def _adapt_kl(
+        self, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor
+    ) -> None:
+        """Move the coefficient that the next rollout will use, where control is adaptive."""
+        if self.args.kl_control == "adaptive":
+            kl = float(((logprobs - ref_logprobs) * mask).sum(-1).mean())
+            self.kl_coef = adapted_kl_coef(
+                self.kl_coef, kl, self.args.kl_target, self.args.kl_horizon, len(logprobs)
+            )
 
     def _split(self, rollout: Rollout) -> Iterator[Rollout]:
-        """Minibatches of every PPO epoch, reshuffled each epoch."""
-        generator = np.random.default_rng([self.args.seed, SHUFFLE_STREAM, self._update])
-        for epoch in range(self.args.num_ppo_epochs):
-            order = torch.from_numpy(generator.permutation(len(rollout.logprobs)))
-            for part, index in enumerate(order.chunk(self.args.num_mini_batches)):
-                yield rollout.rows(index, first=epoch == part == 0)
+        """This process's micro-batches of every PPO epoch, reshuffled each epoch."""
+        args, processes = self.args, self.accelerator.num_processes
+        generator = np.random.default_rng([args.seed, SHUFFLE_STREAM, rollout.update])
+        order = torch.from_numpy(generator.permutation(args.rollouts))
+        for epoch in range(args.num_ppo_epochs):
+            if epoch and args.reshuffle_minibatches:
+                order = torch.from_numpy(generator.permutation(args.rollouts))
+            for part, index in enumerate(order.chunk(args.num_mini_batches)):
+                minibatch = rollout.minibatch(index, first=epoch == part == 0)
+                for micro in torch.arange(len(index)).chunk(args.gradient_accumulation_steps):
+                    yield minibatch.rows(micro.chunk(processes)[self.accelerator.process_index])
 
     def compute_loss(  # type: ignore[override]
         self,
@@ -271,127 +358,183 @@ class PPOTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
-        """Clipped surrogate + vf_coef x clipped value loss of one minibatch."""
-        args, mask = self.args, inputs.sequences.completion_mask
+        """Clipped surrogate + vf_coef x clipped value loss of one micro-batch.
+
+        Each is a sum over its tokens divided by the minibatch's: so micro-batches add up.
+        """
+        args, mask = self.args, inputs.mask
         logits, values = model(inputs.sequences, args.temperature)
         logprobs = gather_logprobs(logits, inputs.sequences.completion_ids)
         policy_loss, ratio = clipped_policy_loss(
-            logprobs, inputs.logprobs, inputs.advantages, mask, args.cliprange
+            logprobs, inputs.logprobs, inputs.advantages, mask, args.cliprange, inputs.tokens
         )
         if inputs.first:
-            check_ratio(ratio)
+            check_ratio(ratio, self.ratio_tolerance)
         value_loss = clipped_value_loss(
-            values, inputs.values, inputs.returns, mask, args.cliprange_value
+            values[:, : inputs.values.shape[1]],
+            inputs.values,
+            inputs.returns,
+            inputs.value_mask,
+            args.cliprange_value,
+            inputs.states,
         )
-        batch, length = inputs.sequences.input_ids.shape
-        passes = self._policy_cost.forward(batch, length, mask.numel() + batch)
-        passes += self._value_cost.forward(batch, length)
-        self.ledger.add(flops=3 * passes, tokens_trained=int(inputs.sequences.attention_mask.sum()))
-        self._log_minibatch(policy_loss, value_loss, ratio, inputs.logprobs, logprobs, mask)
-        return policy_loss + args.vf_coef * value_loss
+        kl_loss = sequence_kl_loss(logprobs, inputs.ref_logprobs, mask, inputs.tokens)
+        learning = float(inputs.update >= args.critic_warmup)
+        loss = learning * policy_loss + args.vf_coef * value_loss
+        if inputs.kl_weight:
+            loss = loss + learning * inputs.kl_weight * kl_loss
+        self._book_update(inputs)
+        self._log_batch(inputs, policy_loss, value_loss, kl_loss, ratio, logprobs, values)
+        # Processes average their gradients: their parts of the loss must add up instead.
+        return loss * self.accelerator.num_processes
 
-    def _book_rollout(self, sequences: Sequences, steps: int) -> None:
-        """Cost of sampling and of the reference's, critic's and reward model's forward passes."""
-        (batch, length), width = sequences.input_ids.shape, sequences.prompt_width
-        flops = self._policy_cost.decode(batch, width, steps)
-        flops += self._policy_cost.forward(batch, length, batch * (steps + 1))
-        flops += self._value_cost.forward(batch, length)
+    @property
+    def _networks(self) -> ActorCritic:
+        networks: Any = self.model
+        return self.accelerator.unwrap_model(networks)
+
+    def _move_reference(self, decay: float) -> None:
+        for old, new in zip(
+            self.ref_model.parameters(), self._networks.policy.parameters(), strict=True
+        ):
+            old.lerp_(new.to(old.dtype), 1 - decay)
+
+    # Cost and logs
+
+    def _book_rollout(self, sequences: Sequences) -> None:
+        """Sampling, and the reference's, critic's and reward model's forward passes."""
+        (batch, length), prompt = sequences.input_ids.shape, sequences.prompt_width
+        steps = length - prompt
+        passes = 2 if self.low_precision else 1
+        flops = self._policy_cost.decode(batch, prompt, steps)
+        flops += passes * self._policy_cost.forward(batch, length, batch * (steps + 1))
+        # A head on the policy's trunk runs the trunk once more.
+        flops += (self._value_cost or self._policy_cost).forward(batch, length)
         if self._reward_cost is not None:
             flops += self._reward_cost.forward(batch, length)
         self.ledger.add(flops=flops, tokens_generated=int(sequences.completion_mask.sum()))
 
+    def _book_update(self, inputs: Rollout) -> None:
+        """Forward and backward: three forward passes' worth."""
+        batch, length = inputs.sequences.input_ids.shape
+        flops = self._policy_cost.forward(batch, length, inputs.mask.numel() + batch)
+        if self._value_cost is not None:
+            flops += self._value_cost.forward(batch, length)
+        tokens = int(inputs.sequences.attention_mask.sum())
+        self.ledger.add(flops=3 * flops, tokens_trained=tokens)
+
     def _log_rollout(
         self,
-        samples: Any,
-        ref_logprobs: torch.Tensor,
-        scores: torch.Tensor,
-        token_rewards: torch.Tensor,
+        sampled: Sampled,
         values: torch.Tensor,
         returns: torch.Tensor,
+        value_mask: torch.Tensor,
     ) -> None:
-        mask = samples.sequences.completion_mask
-        kl = ((samples.logprobs - ref_logprobs) * mask).sum(-1)
-        error = masked_var(returns - values * mask, mask) / masked_var(returns, mask)
+        mask, scores = sampled.sequences.completion_mask, sampled.scores
+        kl = ((sampled.logprobs - sampled.ref_logprobs) * mask).sum(-1)
+        error = masked_var(returns - values * value_mask, value_mask)
         for name, value in {
             "objective/kl": kl.mean(),
+            "objective/kl_coef": self.kl_coef,
             "objective/score": scores.mean(),
             "objective/score_std": scores.std(),
-            "objective/return": token_rewards.sum(-1).mean(),
-            "objective/entropy": -samples.logprobs.sum(-1).mean(),
-            "value/explained_variance": 1 - error,
-            "length": mask.sum(-1).float().mean(),
-            "eos_rate": samples.finished.float().mean(),
+            "objective/return": (scores - self.kl_coef * kl).mean(),
+            "objective/entropy": -(sampled.logprobs * mask).sum(-1).mean(),
+            "value/explained_variance": 1 - error / masked_var(returns, value_mask),
+            "completions/length": mask.sum(-1).float().mean(),
+            "completions/eos_rate": sampled.finished.float().mean(),
         }.items():
-            self._metrics[name].append(float(value))
+            # Every process holds the whole rollout; `log` adds the processes up.
+            self._metrics[name] += value / self.accelerator.num_processes
 
     @torch.no_grad()
-    def _log_minibatch(
+    def _log_batch(
         self,
+        inputs: Rollout,
         policy_loss: torch.Tensor,
         value_loss: torch.Tensor,
+        kl_loss: torch.Tensor,
         ratio: torch.Tensor,
-        old_logprobs: torch.Tensor,
         logprobs: torch.Tensor,
-        mask: torch.Tensor,
+        values: torch.Tensor,
     ) -> None:
-        log_ratio = (logprobs - old_logprobs) * mask
+        args, mask = self.args, inputs.mask
+        log_ratio = (logprobs - inputs.logprobs) * mask
+        moved = (values[:, : inputs.values.shape[1]] - inputs.values).abs()
+        outside = moved > (args.cliprange_value or float("inf"))
+        count, steps = inputs.tokens, args.steps_per_update
+        self._ratios += torch.stack([(ratio * mask).sum(), mask.sum()])
         for name, value in {
             "policy/loss": policy_loss,
-            "value/loss": value_loss,
-            "policy/approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
+            "policy/kl_loss": kl_loss,
+            "policy/approx_kl": masked_mean(ratio - 1 - log_ratio, mask, count),
             "policy/clip_fraction": masked_mean(
-                ((ratio - 1).abs() > self.args.cliprange).float(), mask
+                ((ratio - 1).abs() > args.cliprange).float(), mask, count
             ),
-            "policy/ratio_variance": masked_var(ratio, mask),
+            "policy/ratio_variance": masked_mean((ratio - 1) ** 2, mask, count),
+            "value/loss": value_loss,
+            "value/clip_fraction": masked_mean(outside.float(), inputs.value_mask, inputs.states),
         }.items():
-            self._metrics[name].append(float(value))
-
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train for `updates` updates, from the start."""
-        if resume_from_checkpoint:
-            raise ValueError("this version of PPOTrainer cannot resume: train again from the start")
-        return super().train(None, *args, **kwargs)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the policy as a Transformers folder, with the critic in value/ beside it."""
-        folder = Path(output_dir or str(self.args.output_dir))
-        model = self.accelerator.unwrap_model(self.model)
-        model.policy.save_pretrained(folder)
-        model.value.save_pretrained(folder / "value")
-        self.processing_class.save_pretrained(folder)
+            self._metrics[name] += value.detach() / steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the averages since the last log, as TRL's trainers do."""
-        averages = {name: sum(values) / len(values) for name, values in self._metrics.items()}
-        self._metrics.clear()
-        super().log({**logs, **averages}, start_time)
+        """Add the means over the update, of all processes."""
+        if self._metrics:
+            # One order for all processes: what is added up must be the same quantity.
+            names = sorted(self._metrics)
+            sums = torch.tensor([float(self._metrics[n]) for n in names], device=self.args.device)
+            totals: Any = self.accelerator.reduce(sums, "sum")
+            logs = {**logs, **dict(zip(names, totals.tolist(), strict=True))}
+            self._metrics.clear()
+        if self._samples is not None:
+            self._samples.write()
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the policy as a Transformers folder, with the critic and PPO's state inside."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        self._networks.save(folder)
+        self.processing_class.save_pretrained(folder)
+        if self.args.ema_reference is not None:
+            self.ref_model.save_pretrained(folder / REFERENCE)
+        state = {"kl_coef": self.kl_coef, "values": dataclasses.asdict(self.value_moments)}
+        (folder / STATE).write_text(json.dumps(state))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Read back what `_save` wrote; the Trainer restores optimiser, schedule and step."""
+        folder = Path(resume_from_checkpoint)
+        if not (folder / STATE).is_file():
+            raise ValueError(f"{folder} has no {STATE}: it is not a checkpoint of PPOTrainer")
+        self._networks.load(folder)
+        if self.args.ema_reference is not None:
+            load_weights(self.ref_model, folder / REFERENCE)
+        state = json.loads((folder / STATE).read_text())
+        self.kl_coef, self.value_moments = state["kl_coef"], RunningMoments(**state["values"])
 
 
-def check_scores(scores: torch.Tensor, sequences: int) -> torch.Tensor:
-    """`scores` if there is one finite score a sequence.
+class UpdateBoundary(TrainerCallback):
+    """Puts checkpoints where nothing is in flight, and stops an update whose ratios run away."""
 
-    Raises:
-        ValueError: naming the first sample that is wrong.
-    """
-    if scores.shape != (sequences,):
-        raise ValueError(f"the reward gave shape {tuple(scores.shape)} for {sequences} sequences")
-    wrong = (~torch.isfinite(scores)).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(f"the reward of sample {row} is {float(scores[row])}: it must be finite")
-    return scores.float()
+    def __init__(self, trainer: PPOTrainer) -> None:
+        self.trainer = trainer
+        self.save_pending = False
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A rollout belongs to the weights it was made with: save between two, not amid one."""
+        wanted = self.save_pending or control.should_save
+        at_boundary = state.global_step % args.steps_per_update == 0
+        control.should_save, self.save_pending = wanted and at_boundary, wanted and not at_boundary
 
-def check_ratio(ratio: torch.Tensor) -> None:
-    """Before the first optimiser step of an update, policy and sampler are the same model.
-
-    Raises:
-        RuntimeError: they disagree on the log-probs.
-    """
-    worst = float((ratio.detach() - 1).abs().max())
-    if not worst < RATIO_TOLERANCE:
-        raise RuntimeError(
-            f"the first minibatch's ratio is off 1 by {worst:.2e} (tolerance {RATIO_TOLERANCE}): "
-            "the policy's log-probs differ between rollout and update; likely dropout, another "
-            "temperature, position ids that count padding, or lower precision in one of them"
-        )
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop the gradients of a minibatch whose mean ratio is too high, and of those after it."""
+        trainer, ratios = self.trainer, self.trainer._ratios.clone()
+        trainer._ratios.zero_()
+        if args.ratio_threshold is None:
+            return
+        total, count = trainer.accelerator.reduce(ratios, "sum").tolist()
+        trainer._skipping |= not total / count <= args.ratio_threshold
+        if trainer._skipping:
+            kwargs["optimizer"].zero_grad(set_to_none=True)
+            trainer._metrics["policy/skipped"] += 1 / trainer.accelerator.num_processes

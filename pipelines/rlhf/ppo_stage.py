@@ -1,9 +1,13 @@
 """PPO as a step: policy and reference from the SFT model, critic from the reward model."""
 
+import dataclasses
+from typing import Any
+
 import pandas as pd
 from datasets import Dataset
 
-from pipelines.rlhf.ppo import PPOConfig, PPOTrainer
+from pipelines.rlhf.ppo import PPOTrainer
+from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.shared.corpus import prompts_of
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
 from pipelines.shared.specs import PPOSpec, SamplingSpec
@@ -24,26 +28,12 @@ def train(context: Context) -> None:
     trainer = PPOTrainer(
         model=policy,
         ref_model=load_policy(sft, device),
-        reward=load_reward_model(context.inputs["reward_model"] / "checkpoint", device),
-        value_model=load_reward_model(context.inputs["reward_model"] / "checkpoint"),
+        reward_model=load_reward_model(context.inputs["reward_model"] / "checkpoint", device),
         args=PPOConfig(
             **trainer_arguments(context),
-            kl_coef=spec.kl_coef,
-            updates=spec.updates,
-            rollouts=spec.rollouts,
-            num_ppo_epochs=spec.ppo_epochs,
-            num_mini_batches=spec.minibatches,
+            **ppo_arguments(spec),
             max_completion_length=sampling.max_new_tokens,
             temperature=sampling.temperature,
-            cliprange=spec.clip_range,
-            cliprange_value=spec.clip_range_value,
-            vf_coef=spec.vf_coef,
-            gamma=spec.gamma,
-            lam=spec.gae_lambda,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type="linear",
-            adam_epsilon=spec.adam_epsilon,
-            max_grad_norm=spec.max_grad_norm,
         ),
         train_dataset=Dataset.from_dict({"prompt_ids": prompts["prompt_ids"].map(list).tolist()}),
         processing_class=tokenizer,
@@ -53,3 +43,30 @@ def train(context: Context) -> None:
     with context.ledger.phase("update"):
         trainer.train()
     writer.finish()
+
+
+# Names of PPOConfig where PPOSpec has other ones: the command line's are the project's, the
+# trainer's are TRL's.
+RENAMED = {
+    "ppo_epochs": "num_ppo_epochs",
+    "minibatches": "num_mini_batches",
+    "clip_range": "cliprange",
+    "clip_range_value": "cliprange_value",
+    "gae_lambda": "lam",
+}
+OFF = {"clip_range_value": 0.0, "ratio_threshold": 0.0, "ema_reference": 1.0}
+HANDLED = ("snapshots", "missing_eos", "missing_eos_value")
+
+
+def ppo_arguments(spec: PPOSpec) -> dict[str, Any]:
+    """`spec` as arguments of PPOConfig; a Spec has no None, so that some values stand for it."""
+    arguments = {
+        RENAMED.get(name, name): None if name in OFF and value == OFF[name] else value
+        for name, value in dataclasses.asdict(spec).items()
+        if name not in HANDLED
+    }
+    if spec.missing_eos == "replace":
+        arguments["missing_eos_score"] = spec.missing_eos_value
+    if spec.missing_eos == "subtract":
+        arguments["missing_eos_penalty"] = -spec.missing_eos_value
+    return {**arguments, "lr_scheduler_type": "linear"}

@@ -7,7 +7,8 @@ completion columns, T = P + C, V vocabulary entries.
 
 import inspect
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,11 +22,14 @@ class Sequences:
         input_ids: (B, T) int64.
         attention_mask: (B, T) int64, 1 at real tokens.
         prompt_width: P.
+        skip_padding: position ids count real tokens only; False counts the padding too, which is
+            wrong for left-padded prompts (kept to measure what it costs).
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     prompt_width: int
+    skip_padding: bool = True
 
     @property
     def completion_ids(self) -> torch.Tensor:
@@ -42,17 +46,26 @@ class Sequences:
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
-            "position_ids": positions(self.attention_mask),
+            "position_ids": positions(self.attention_mask, self.skip_padding),
         }
 
     def rows(self, index: torch.Tensor | slice) -> "Sequences":
         """The chosen sequences, in the same layout."""
-        return Sequences(self.input_ids[index], self.attention_mask[index], self.prompt_width)
+        return replace(
+            self, input_ids=self.input_ids[index], attention_mask=self.attention_mask[index]
+        )
+
+    def without_prompts(self) -> "Sequences":
+        """The completions alone, in the same layout: the prompts are masked as padding."""
+        mask = self.attention_mask.clone()
+        mask[:, : self.prompt_width] = 0
+        return replace(self, attention_mask=mask)
 
 
-def positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Position ids that count real tokens only; padding gets 0."""
-    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+def positions(attention_mask: torch.Tensor, skip_padding: bool = True) -> torch.Tensor:
+    """Position ids that count real tokens only; padding gets 0 (or else is counted as well)."""
+    counted = attention_mask if skip_padding else torch.ones_like(attention_mask)
+    return (counted.cumsum(-1) - 1).clamp(min=0)
 
 
 def pack(
@@ -76,13 +89,18 @@ def pack(
     )
 
 
+def base_model(model: Any) -> Any:
+    """The Transformers model below a PEFT adapter, or `model` itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def completion_logits(
     model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
 ) -> torch.Tensor:
     """Logits that predict each completion token, divided by the temperature: (B, C, V) fp32."""
     keep = sequences.input_ids.shape[1] - sequences.prompt_width + 1
     inputs = sequences.model_inputs()
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if "logits_to_keep" in inspect.signature(base_model(model).forward).parameters:
         logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
     else:
         logits = model(**inputs, use_cache=False).logits[:, -keep:]

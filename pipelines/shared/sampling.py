@@ -65,24 +65,49 @@ def inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Te
     return torch.searchsorted(cdf, target[:, None], right=True).squeeze(1)
 
 
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions that the model has, or None where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def truncated(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Probabilities (B, V) of `logp` (B, V) without all but the `top_k` likeliest tokens (0: keep
+    all) and all beyond the fewest that hold a share `top_p` (Holtzman et al. 2020); not normalised.
+    """
+    probabilities = logp.exp()
+    if top_k == 0 and top_p == 1.0:
+        return probabilities
+    ranked, order = probabilities.sort(-1, descending=True)
+    keep = ranked.cumsum(-1) - ranked < top_p  # what comes before a token holds less than top_p
+    if top_k:
+        keep[:, top_k:] = False
+    return torch.zeros_like(probabilities).scatter(-1, order, ranked * keep)
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
     prompts: SequenceOf[SequenceOf[int]],
     uniforms: torch.Tensor,
     *,
-    eos_id: int,
+    eos_id: int | None,
     pad_id: int,
     temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    skip_padding: bool = True,
 ) -> Samples:
     """Sample a completion for each prompt, until EOS or as many tokens as `uniforms` has columns.
 
     Args:
-        model: in evaluation mode; its logits are divided by `temperature`, nothing is cut off
-            (top_k = 0, top_p = 1).
+        model: in evaluation mode; its logits are divided by `temperature`.
         prompts: token ids, none empty.
         uniforms: (B, C) noise in [0, 1); see `keyed_uniforms`.
+        eos_id: None goes on to the last column whatever comes.
         temperature: above 0.
+        top_k, top_p: see `truncated`. The log-probs returned are of the whole distribution all the
+            same: training that takes them for those sampled from is off-policy.
+        skip_padding: see `Sequences`.
 
     Raises:
         ValueError: PAD is EOS, an empty prompt, or more tokens than the model has positions for.
@@ -97,7 +122,7 @@ def sample(
         raise ValueError("an empty prompt cannot be completed")
     device, (batch, steps) = model.device, uniforms.shape
     width = max(len(ids) for ids in prompts)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_length(model)
     if limit is not None and width + steps > limit:
         raise ValueError(
             f"{width} prompt + {steps} new tokens exceed the model's {limit} positions"
@@ -111,7 +136,7 @@ def sample(
     logprobs = torch.zeros((batch, steps), device=device)
     finished = torch.zeros(batch, dtype=torch.bool, device=device)
     cache = StaticCache(config=model.config, max_cache_len=width + steps)
-    position = positions(mask)[:, :width]
+    position = positions(mask, skip_padding)[:, :width]
     tokens = ids[:, :width]
     for step in range(steps):
         now = width + step
@@ -124,16 +149,17 @@ def sample(
             logits_to_keep=1,
         ).logits[:, -1]
         logp = (logits.float() / temperature).log_softmax(-1)
-        drawn = inverse_cdf(logp.exp(), uniforms[:, step])
+        drawn = inverse_cdf(truncated(logp, top_k, top_p), uniforms[:, step])
         chosen = logp.gather(1, drawn[:, None]).squeeze(1)
         ids[:, now] = torch.where(finished, pad_id, drawn)
         logprobs[:, step] = chosen.masked_fill(finished, 0.0)
         mask[:, now] = (~finished).long()
-        finished = finished | (drawn == eos_id)
+        if eos_id is not None:
+            finished = finished | (drawn == eos_id)
         if bool(finished.all()):
             break
         tokens = ids[:, now : now + 1]
         position = position[:, -1:] + 1
     longest = width + int(mask[:, width:].sum(1).max())
-    sequences = Sequences(ids[:, :longest].clone(), mask[:, :longest].clone(), width)
+    sequences = Sequences(ids[:, :longest].clone(), mask[:, :longest].clone(), width, skip_padding)
     return Samples(sequences, logprobs[:, : longest - width].clone(), finished)

@@ -188,11 +188,45 @@ class PPOSpec(Spec):
     learning_rate: float = setting(3e-4, "AdamW's start; linear to 0", above=0)
     adam_epsilon: float = setting(1e-5, "AdamW's", above=0)
     clip_range: float = setting(0.2, "of the policy's ratio", above=0)
-    clip_range_value: float = setting(0.2, "of the value estimate, in reward units", above=0)
+    clip_range_value: float = setting(
+        0.2, "of the value estimate, in the critic's units; 0: not clipped", at_least=0
+    )
     vf_coef: float = setting(0.1, "weight of the value loss", at_least=0)
     gamma: float = setting(1.0, "discount per token", at_least=0, at_most=1)
     gae_lambda: float = setting(0.95, "of generalised advantage estimation", at_least=0, at_most=1)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
+    kl_control: str = setting(
+        "fixed", "adaptive: kl_coef follows kl_target", choices=("fixed", "adaptive")
+    )
+    kl_target: float = setting(6.0, "of adaptive control, nats per sequence", above=0)
+    kl_horizon: float = setting(10_000.0, "of adaptive control, sequences", above=0)
+    kl_in: str = setting("reward", "where the penalty is", choices=("reward", "loss"))
+    clamp_kl: bool = setting(False, "clamp each token's KL term at 0 from below")
+    ema_reference: float = setting(
+        1.0, "decay of the reference towards the policy, per update; 1: frozen", above=0, at_most=1
+    )
+    missing_eos: str = setting(
+        "keep", "score of a completion without EOS", choices=("keep", "replace", "subtract")
+    )
+    missing_eos_value: float = setting(-1.0, "what replaces it, or (negative) is added to it")
+    whiten_rewards: bool = setting(False, "divide token rewards by their std")
+    whiten_advantages: bool = setting(True, "to mean 0 and std 1 over a rollout's tokens")
+    value_after_end: bool = setting(False, "the state after an early EOS has the score, a value")
+    normalise_values: bool = setting(False, "the critic predicts normalised returns")
+    share_trunk: bool = setting(False, "the critic is a head on the policy's trunk")
+    critic_warmup: int = setting(0, "first updates in which only the critic learns", at_least=0)
+    ratio_threshold: float = setting(
+        0.0, "mean ratio at which the rest of an update is skipped; 0: never", at_least=0
+    )
+    reshuffle_prompts: bool = setting(True, "anew each time the prompts are exhausted")
+    reshuffle_minibatches: bool = setting(True, "anew in each pass over a rollout")
+    top_k: int = setting(0, "of the rollouts; 0: all tokens", at_least=0)
+    top_p: float = setting(1.0, "of the rollouts; 1: all tokens", above=0, at_most=1)
+    stop_at_eos: bool = setting(True, "a completion ends with its first EOS")
+    skip_padding: bool = setting(True, "position ids count real tokens only")
+    keyed_noise: bool = setting(True, "sampling noise keyed by global prompt index")
+    reward_reads_prompt: bool = setting(True, "the reward model reads prompt and completion")
+    disable_dropout: bool = setting(True, "everywhere")
     snapshots: int = setting(3, "policies saved over training, the last one included", at_least=1)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,113 @@
+"""Policy and critic as one module, so that one optimiser and one wrapper hold both."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from pipelines.shared.logprobs import Sequences, completion_logits
+from pipelines.shared.models import token_values
+
+HEAD = "value_head.pt"
+
+
+class ActorCritic(torch.nn.Module):
+    """A policy with a critic: a network of its own, or a head on the policy's trunk.
+
+    Args:
+        policy: a causal LM, plain or with a PEFT adapter.
+        value: a sequence classifier with one output; None: a zero-initialised linear head on the
+            policy's last hidden state (Ziegler et al. 2019).
+    """
+
+    def __init__(self, policy: PreTrainedModel, value: PreTrainedModel | None) -> None:
+        super().__init__()
+        self.policy, self.value = policy, value
+        if value is None:
+            width = policy.config.get_text_config().hidden_size
+            self.head = torch.nn.Linear(width, 1)
+            torch.nn.init.zeros_(self.head.weight)
+            torch.nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, sequences: Sequences, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the completion tokens (B, C, V), and the values before each of them and after
+        the last column (B, C + 1), fp32."""
+        if self.value is not None:
+            return completion_logits(self.policy, sequences, temperature), self.values(sequences)
+        outputs = self.policy(
+            **sequences.model_inputs(), use_cache=False, output_hidden_states=True
+        )
+        states = outputs.hidden_states[-1][:, sequences.prompt_width - 1 :]
+        logits = outputs.logits[:, sequences.prompt_width - 1 : -1].float() / temperature
+        return logits, self.head(states).squeeze(-1).float()
+
+    def values(self, sequences: Sequences) -> torch.Tensor:
+        """Values before each completion token, and after the last column: (B, C + 1) fp32."""
+        if self.value is None:
+            return self(sequences, 1.0)[1]
+        return token_values(self.value, sequences)[:, sequences.prompt_width - 1 :].float()
+
+    @contextlib.contextmanager
+    def without_adapter(self) -> Iterator[PreTrainedModel]:
+        """The policy as it was before its PEFT adapter."""
+        adapted: Any = self.policy
+        with adapted.disable_adapter():
+            yield self.policy
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Called by the Trainer where its arguments ask for it."""
+        for network in filter(None, (self.policy, self.value)):
+            network.activation_checkpointing_enable(**kwargs)
+
+    def save(self, folder: Path) -> None:
+        """Write the policy (or its adapter) as a Transformers folder, with the critic inside."""
+        self.policy.save_pretrained(folder)
+        if self.value is not None:
+            self.value.save_pretrained(folder / "value")
+        else:
+            torch.save(self.head.state_dict(), folder / HEAD)
+
+    def load(self, folder: Path) -> None:
+        """Read back the weights that `save` wrote."""
+        if hasattr(self.policy, "peft_config"):
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.policy, load_peft_weights(str(folder), device="cpu"))
+        else:
+            load_weights(self.policy, folder)
+        if self.value is not None:
+            load_weights(self.value, folder / "value")
+        else:
+            self.head.load_state_dict(torch.load(folder / HEAD, weights_only=True))
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Give a model the weights of another of its class, saved in a folder."""
+    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict())
+
+
+def new_critic(policy: PreTrainedModel) -> PreTrainedModel:
+    """A critic where there is no reward model: the policy's trunk, and a head of zeros."""
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    critic: Any = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+    critic.base_model.load_state_dict(policy.base_model.state_dict())
+    torch.nn.init.zeros_(critic.score.weight)
+    return critic
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout probability to 0, of modules and of attention that holds it as a number."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,73 @@
+"""What must hold before PPO starts and at every update; each is one line that says what to do."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError unless EOS and PAD are there and differ."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS token: set tokenizer.eos_token")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no PAD token: set tokenizer.pad_token, not to EOS")
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(
+            "the tokenizer's PAD is its EOS: finished completions could not be told from cut-off "
+            "ones; set tokenizer.pad_token to another token"
+        )
+
+
+def check_reward_model(
+    reward_model: PreTrainedModel,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """The reward model must read the policy's token ids as the policy means them.
+
+    Raises:
+        ValueError: another vocabulary, or another number of outputs than one.
+    """
+    if getattr(reward_model.config, "num_labels", 1) != 1:
+        raise ValueError(
+            f"the reward model has {reward_model.config.num_labels} outputs: it must have one"
+        )
+    if reward_tokenizer is not None:
+        if reward_tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                "the reward model's tokenizer has another vocabulary than the policy's: "
+                "wrap it in a reward function that tokenizes the text itself"
+            )
+        return
+    sizes = [model.config.get_text_config().vocab_size for model in (policy, reward_model)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the reward model has a vocabulary of {sizes[1]}, the policy of {sizes[0]}: it would "
+            "read other words; wrap it in a reward function that tokenizes the text itself, or "
+            "pass reward_processing_class if the two tokenizers are the same"
+        )
+
+
+def check_parallelism(trainer: Trainer) -> None:
+    """Raises ValueError for ways of running that would train something else."""
+    if trainer.args.n_gpu > 1:
+        raise ValueError("one process sees several GPUs: use `accelerate launch`, a process each")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "PPOTrainer runs data-parallel (DDP): FSDP and DeepSpeed are not supported"
+        )
+
+
+def check_ratio(ratio: torch.Tensor, tolerance: float) -> None:
+    """Before the first optimiser step of an update, policy and sampler are the same model.
+
+    Raises:
+        RuntimeError: they disagree on the log-probs.
+    """
+    worst = float((ratio.detach() - 1).abs().max())
+    if not worst <= tolerance:
+        raise RuntimeError(
+            f"the first minibatch's ratio is off 1 by {worst:.2e} (tolerance {tolerance:g}): "
+            "the policy's log-probs differ between rollout and update; likely dropout, another "
+            "temperature, position ids that count padding, or lower precision in one of them"
+        )
