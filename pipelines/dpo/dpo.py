@@ -10,12 +10,19 @@ import pandas as pd
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.reference import with_reference
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.specs import DPOSpec
 from pipelines.shared.steps import Context
-from pipelines.shared.training import Accounted, PolicyWriter, StepCallback, trainer_arguments
+from pipelines.shared.training import (
+    Accounted,
+    PolicyWriter,
+    StepCallback,
+    trainer_arguments,
+    with_preference,
+)
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
 
@@ -40,6 +47,32 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
 
     def head_positions(self, inputs: dict[str, Any]) -> int:
         return int(inputs["completion_mask"].sum())
+
+
+class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
+    """DPO where a column `preference` holds the probability that chosen is the better one.
+
+    TRL has hard labels only (its label_smoothing is one number for all pairs); the forward pass is
+    TRL's own, the loss `dpo_loss`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator = with_preference(self.data_collator)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=labels,
+            use_cache=False,
+            fused_lm_head=True,
+        )
+        chosen, rejected = outputs.log_probs.sum(-1).chunk(2)
+        chosen = implicit_reward(chosen, inputs["ref_chosen_logps"], self.beta)
+        rejected = implicit_reward(rejected, inputs["ref_rejected_logps"], self.beta)
+        return dpo_loss(chosen, rejected, inputs["preference"]).mean()
 
 
 def train(context: Context) -> None:

@@ -32,6 +32,69 @@ REFERENCE_SCORES = {
     "reward_gold": "float64",
 }
 
+# Written by an evaluation of the enumerable task, one row per prompt and completion.
+ENUMERATED = {
+    "prompt": "int64",
+    "completion": "int64",
+    "reward": "float64",
+    "logp": "float64",  # nats, exact
+    "ref_logp": "float64",
+    "kl_k1": "float64",  # what the KL meter reads on this completion
+    "kl_k3": "float64",
+    "kl_rb": "float64",
+}
+
+ORACLE = {
+    "arm": "string",
+    "beta": "float64",
+    "seed": "int64",
+    "labels": "string",  # exact (all pairs, soft), sampled (hard), or null where none are used
+    "closed_share": "float64",  # (J - J_ref) / (J* - J_ref), by enumeration
+    "reward": "float64",
+    "kl": "float64",  # nats per sequence
+    "entropy": "float64",
+    "objective": "float64",
+    "reward_opt": "float64",
+    "kl_opt": "float64",
+    "objective_opt": "float64",
+    "objective_ref": "float64",
+    "seconds": "float64",  # of training, reward model included
+    "run": "string",
+}
+
+# The KL meter against the truth, one row per policy and estimator.
+ESTIMATORS = {
+    "arm": "string",
+    "beta": "float64",
+    "seed": "int64",
+    "labels": "string",
+    "kl_estimator": "string",
+    "kl": "float64",  # enumerated
+    "kl_mean": "float64",  # over the repeats
+    "z": "float64",  # their difference in standard errors
+    "variance": "float64",  # of one sample, enumerated
+    "skewness": "float64",
+    "coverage": "float64",  # of nominal 95% intervals
+    "samples": "int64",  # each repeat
+    "repeats": "int64",
+    "run": "string",
+}
+
+DETAILS = {
+    "detail": "string",  # number in pipelines/rlhf/README.md
+    "change": "string",
+    "stopped": "string",  # the error that stopped it, null where it ran
+    "closed_share": "float64",  # mean over seeds
+    "ci_low": "float64",
+    "ci_high": "float64",
+    "difference": "float64",  # to the defaults, paired by seed
+    "difference_low": "float64",
+    "difference_high": "float64",
+    "kl": "float64",
+    "seconds": "float64",
+    "seeds": "int64",
+}
+
 FRONTIER = {
     "arm": "string",
     "setting": "float64",  # beta or kl_coef; n for best-of-n; null for sft
@@ -103,6 +166,10 @@ SAMPLES = {
 TABLES = {
     "scores": SCORES,
     "reference_scores": REFERENCE_SCORES,
+    "enumerated": ENUMERATED,
+    "oracle": ORACLE,
+    "estimators": ESTIMATORS,
+    "details": DETAILS,
     "frontier": FRONTIER,
     "objective": OBJECTIVE,
     "compute": COMPUTE,

@@ -284,12 +284,12 @@ class PPOTrainer(Trainer):
         """KL-penalised rewards, GAE and whitening, over the rollout of all processes."""
         args, mask = self.args, sampled.sequences.completion_mask
         lengths, in_reward = mask.sum(-1), args.kl_in == "reward"
-        end, value_mask, values = lengths - 1, mask, sampled.values[:, :-1]
+        end, value_mask, values = self._score_columns(lengths), mask, sampled.values[:, :-1]
         logprobs, ref_logprobs = sampled.logprobs, sampled.ref_logprobs
         padded = [mask, logprobs, ref_logprobs]
         if args.value_after_end:  # one more column, for the state after an early end
             early = lengths < args.max_completion_length
-            end, values = lengths - 1 + early.long(), sampled.values
+            end, values = end + early.long(), sampled.values
             padded = [torch.nn.functional.pad(part, (0, 1)) for part in padded]
             value_mask = padded[0].scatter(1, end[:, None], True)
         rewards = kl_penalised_rewards(
@@ -327,6 +327,10 @@ class PPOTrainer(Trainer):
             kl_weight,
             update,
         )
+
+    def _score_columns(self, lengths: torch.Tensor) -> torch.Tensor:
+        """The column of each completion that gets its score: its last token's."""
+        return lengths - 1
 
     def _adapt_kl(
         self, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor

@@ -12,10 +12,16 @@ from trl import RewardConfig, RewardTrainer
 
 from pipelines.shared.generation import packed_batches
 from pipelines.shared.ledger import ModelCost
+from pipelines.shared.losses import bradley_terry_loss
 from pipelines.shared.models import load_tokenizer, new_reward_model, rewards
 from pipelines.shared.specs import RewardModelSpec
 from pipelines.shared.steps import Context
-from pipelines.shared.training import Accounted, StepCallback, trainer_arguments
+from pipelines.shared.training import (
+    Accounted,
+    StepCallback,
+    trainer_arguments,
+    with_preference,
+)
 
 
 class AccountedRewardTrainer(Accounted, RewardTrainer):
@@ -25,17 +31,35 @@ class AccountedRewardTrainer(Accounted, RewardTrainer):
         return 0  # no LM head
 
 
+class SoftLabelRewardTrainer(AccountedRewardTrainer):
+    """A reward model where a column `preference` holds the probability that chosen is better."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator = with_preference(self.data_collator)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        logits = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        chosen, rejected = logits.squeeze(-1).chunk(2)
+        return bradley_terry_loss(chosen - rejected, inputs["preference"]).mean()
+
+
 def train(context: Context) -> None:
     """Step: train on the pairs' exact ids, then centre the scores on the SFT model's completions.
 
     Writes checkpoint/ (a Transformers sequence classifier; config.reward_mean is what `rewards`
-    subtracts).
+    subtracts, config.reward_std what it divides by).
     """
     spec: RewardModelSpec = context.spec("reward_model")
     checkpoint = context.inputs["sft"] / "checkpoint"
     tokenizer = load_tokenizer(checkpoint)
     pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")
-    model = new_reward_model(checkpoint)
+    model: Any = new_reward_model(checkpoint, spec.init)
+    completions = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
+    if spec.normalise == "gain-bias":
+        with context.ledger.phase("normalise"):
+            scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
+            model.score.weight.data /= scores.std()
     trainer = AccountedRewardTrainer(
         model=model,
         args=RewardConfig(
@@ -56,12 +80,13 @@ def train(context: Context) -> None:
     trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
     with context.ledger.phase("train"):
         trainer.train()
-    with context.ledger.phase("centre"):
-        completions = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
-        model.config.reward_mean = centre(model, completions, tokenizer.pad_token_id, context)
+    if spec.normalise != "none":
+        with context.ledger.phase("normalise"):
+            scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
+        normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
     model.save_pretrained(context.path / "checkpoint")
     tokenizer.save_pretrained(context.path / "checkpoint")
-    context.log({"reward_mean": model.config.reward_mean})
+    context.log({name: getattr(model.config, name, None) for name in ("reward_mean", "reward_std")})
 
 
 def exact_ids(pairs: pd.DataFrame) -> Dataset:
@@ -76,11 +101,21 @@ def exact_ids(pairs: pd.DataFrame) -> Dataset:
 
 
 @torch.no_grad()
-def centre(model: Any, completions: pd.DataFrame, pad_id: int, context: Context) -> float:
-    """Mean raw score of the SFT model's completions, in batches of 512."""
+def raw_scores(
+    model: Any, completions: pd.DataFrame, pad_id: int, context: Context
+) -> torch.Tensor:
+    """Scores (N,) fp64 of the SFT model's completions, in batches of 512."""
     model.eval()
     cost, scores = ModelCost.of(model), []
     for _, sequences in packed_batches(completions, pad_id, model.device, size=512):
         context.ledger.add(flops=cost.forward(*sequences.input_ids.shape))
         scores.append(rewards(model, sequences).double())
-    return float(torch.cat(scores).mean())
+    return torch.cat(scores)
+
+
+def normalise(model: Any, mean: float, std: float, how: str) -> None:
+    """Make scores of the reference have mean 0 (`bias`; Huang et al. 2024), and also standard
+    deviation 1 (`gain-bias`; Ziegler et al. 2019)."""
+    model.config.reward_mean = mean
+    if how == "gain-bias":
+        model.config.reward_std = std

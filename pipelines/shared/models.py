@@ -46,15 +46,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def new_reward_model(policy_folder: Path) -> PreTrainedModel:
+def new_reward_model(policy_folder: Path, init: str = "sft") -> PreTrainedModel:
     """A reward model: the SFT model's trunk with a fresh scalar head.
 
-    The head's weights are drawn from N(0, 1/sqrt(d + 1)) (Stiennon et al. 2020, as in
-    lm-human-preferences), from torch's global generator.
+    The head's weights are drawn from N(0, 1/(d + 1)), standard deviation 1/sqrt(d + 1) (Stiennon et
+    al. 2020, as in lm-human-preferences), from torch's global generator.
+
+    Args:
+        init: sft, or random for a trunk that was never trained.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
         policy_folder, num_labels=1, dtype=torch.float32
     )
+    if init == "random":
+        model = AutoModelForSequenceClassification.from_config(model.config, dtype=torch.float32)
     width = model.config.get_text_config().hidden_size
     torch.nn.init.normal_(model.score.weight, std=1 / (width + 1) ** 0.5)
     return model
@@ -67,7 +72,8 @@ def load_reward_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
 
 
 def token_values(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
-    """The scalar head at every position, less the model's `reward_mean`: (B, T).
+    """The scalar head at every position, less the model's `reward_mean`, over its `reward_std`:
+    (B, T).
 
     `reward_mean` is the mean raw score of the SFT model's completions, so that these score 0 on
     average (Huang et al. 2024, detail on reward normalisation).
@@ -75,7 +81,8 @@ def token_values(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
     trunk: Any = getattr(model, model.base_model_prefix)
     hidden = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
     head: Any = model.score
-    return head(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
+    centred = head(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
+    return centred / getattr(model.config, "reward_std", 1.0)
 
 
 def rewards(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:

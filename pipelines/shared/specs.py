@@ -173,6 +173,12 @@ class RewardModelSpec(Spec):
     learning_rate: float = setting(3e-4, "AdamW's peak; linear to 0", above=0)
     warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, below=1)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
+    init: str = setting("sft", "where its trunk comes from", choices=("sft", "random"))
+    normalise: str = setting(
+        "bias",
+        "SFT completions score 0 on average; gain-bias: with standard deviation 1",
+        choices=("bias", "gain-bias", "none"),
+    )
 
 
 @dataclass(frozen=True)
@@ -278,6 +284,57 @@ class ComputeSpec(Spec):
 
 
 @dataclass(frozen=True)
+class OracleLabelsSpec(Spec):
+    """The comparisons of the enumerable task."""
+
+    section: ClassVar[str] = "labels"
+    kind: str = setting(
+        "exact",
+        "all pairs with their exact probability, or pairs of samples with drawn labels",
+        choices=("exact", "sampled"),
+    )
+    pairs: int = setting(6000, "how many, if sampled", at_least=1)
+    temperature: float = setting(
+        1.0, "P(i preferred to j) = sigmoid((r_i - r_j) / temperature)", above=0
+    )
+
+
+@dataclass(frozen=True)
+class AblationSpec(Spec):
+    """What is changed about PPO beside its settings."""
+
+    section: ClassVar[str] = "ablation"
+    temperature: float = setting(1.0, "of rollout, reference and update", above=0)
+    broken: str = setting("", "see pipelines/exact/ablations.py; empty: nothing")
+
+
+@dataclass(frozen=True)
+class TaskSpec(Spec):
+    """The enumerable task of the experiment `exact`."""
+
+    section: ClassVar[str] = "task"
+    symbols: int = setting(4, "that a completion is made of", at_least=2, at_most=26)
+    length: int = setting(3, "tokens of a completion at most", at_least=1, at_most=6)
+    eos: bool = setting(False, "completions may end before in EOS; else all have that length")
+    prompts: int = setting(4, "of one and two symbols", at_least=1)
+    width: int = setting(64, "of the one-layer transformer", at_least=8)
+    heads: int = setting(4, "attention heads", at_least=1)
+    reference_sequences: int = setting(8192, "that the reference is trained on", at_least=256)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompts > self.symbols**2:
+            raise UserError(
+                f"task.prompts = {self.prompts}: there are only {self.symbols**2} prompts"
+            )
+        if (self.symbols + self.eos) ** self.length > 20_000:
+            raise UserError(
+                f"task.symbols = {self.symbols}, task.length = {self.length}: too many completions "
+                "to enumerate, make it smaller"
+            )
+
+
+@dataclass(frozen=True)
 class Protocol:
     """Every decision of a comparison: what `--set section.field=value` reaches."""
 
@@ -300,6 +357,18 @@ class Protocol:
                 f"corpus.prompt_tokens + sampling.max_new_tokens = {longest}: "
                 f"must fit into model.context = {self.model.context}"
             )
+
+
+@dataclass(frozen=True)
+class OracleProtocol:
+    """Every decision of a study of the enumerable task."""
+
+    task: TaskSpec = TaskSpec()
+    labels: OracleLabelsSpec = OracleLabelsSpec()
+    reward_model: RewardModelSpec = RewardModelSpec()
+    ppo: PPOSpec = PPOSpec()
+    dpo: DPOSpec = DPOSpec()
+    ablation: AblationSpec = AblationSpec()
 
 
 @dataclass(frozen=True)

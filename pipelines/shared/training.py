@@ -66,6 +66,16 @@ class Accounted:
         return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
 
+def with_preference(collator: Callable[[list], dict]) -> Callable[[list], dict]:
+    """A collator of pairs that also passes on their column `preference`, (B,) fp32."""
+
+    def collate(rows: list) -> dict:
+        preference = torch.tensor([row["preference"] for row in rows], dtype=torch.float32)
+        return {**collator(rows), "preference": preference}
+
+    return collate
+
+
 class StepCallback(TrainerCallback):
     """Sends a trainer's progress and logs to its step, and saves policies on the way.
 

@@ -1,0 +1,240 @@
+"""Reward model, PPO and DPO on the enumerable task, through the trainers of every other study."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from scipy.special import expit
+from trl import DPOConfig, RewardConfig
+
+from pipelines.dpo.dpo import SoftLabelDPOTrainer
+from pipelines.evaluate.kl import divergence
+from pipelines.evaluate.schema import conform
+from pipelines.exact.ablations import BROKEN
+from pipelines.exact.enumeration import every_pair, sequence_logprobs
+from pipelines.exact.task import Task
+from pipelines.rlhf.ppo_config import PPOConfig
+from pipelines.rlhf.ppo_stage import ppo_arguments
+from pipelines.rlhf.reward_model import SoftLabelRewardTrainer, normalise
+from pipelines.shared.ledger import ModelCost
+from pipelines.shared.logprobs import completion_logits
+from pipelines.shared.models import (
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    new_reward_model,
+    rewards,
+)
+from pipelines.shared.specs import (
+    AblationSpec,
+    DPOSpec,
+    OracleLabelsSpec,
+    PPOSpec,
+    RewardModelSpec,
+)
+from pipelines.shared.steps import Context
+from pipelines.shared.training import PolicyWriter, StepCallback, trainer_arguments
+
+LABEL_STREAM = 5
+
+
+def comparisons(task: Task, spec: OracleLabelsSpec, seed: int) -> pd.DataFrame:
+    """Pairs of completions with the probability that the first is preferred.
+
+    exact: every pair of every prompt once, preference = sigmoid((r - r') / temperature). sampled:
+    pairs of draws from the reference, the preferred one (drawn with that probability) first.
+
+    Returns:
+        prompt, chosen, rejected (numbers), preference.
+    """
+    if spec.kind == "exact":
+        first, second = np.triu_indices(len(task.completions), 1)
+        table = pd.DataFrame(
+            {
+                "prompt": np.repeat(np.arange(len(task.prompts)), len(first)),
+                "chosen": np.tile(first, len(task.prompts)),
+                "rejected": np.tile(second, len(task.prompts)),
+            }
+        )
+        return table.assign(preference=_preference(task, table, spec.temperature))
+    generator = np.random.default_rng([seed, LABEL_STREAM])
+    rows = generator.integers(len(task.prompts), size=spec.pairs)
+    p = np.exp(task.ref_logp)
+    p /= p.sum(-1, keepdims=True)
+    drawn = np.array([generator.choice(p.shape[1], size=2, p=p[row]) for row in rows])
+    table = pd.DataFrame({"prompt": rows, "chosen": drawn[:, 0], "rejected": drawn[:, 1]})
+    flip = generator.random(spec.pairs) > _preference(task, table, spec.temperature)
+    table.loc[flip, ["chosen", "rejected"]] = drawn[flip][:, ::-1]
+    return table.assign(preference=1.0)
+
+
+def _preference(task: Task, pairs: pd.DataFrame, temperature: float) -> np.ndarray:
+    chosen, rejected = (task.rewards[pairs["prompt"], pairs[side]] for side in SIDES)
+    return expit((chosen - rejected) / temperature)
+
+
+SIDES = ("chosen", "rejected")
+
+
+def train_reward_model(context: Context) -> None:
+    """Step: Bradley-Terry on the comparisons. Writes checkpoint/."""
+    spec: RewardModelSpec = context.spec("reward_model")
+    folder = context.inputs["task"]
+    task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
+    pairs = comparisons(task, context.spec("labels"), context.seed)
+    model: Any = new_reward_model(folder / "checkpoint", spec.init)
+    columns = {
+        f"{side}_ids": [
+            [*task.prompts[x], *task.completions[y]]
+            for x, y in zip(pairs["prompt"], pairs[side], strict=True)
+        ]
+        for side in SIDES
+    }
+    trainer = SoftLabelRewardTrainer(
+        model=model,
+        args=RewardConfig(
+            **trainer_arguments(context),
+            num_train_epochs=spec.epochs,
+            per_device_train_batch_size=spec.batch_size,
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=spec.warmup,
+            max_grad_norm=spec.max_grad_norm,
+            max_length=None,
+            remove_unused_columns=False,  # the probability stays
+            logging_steps=50,
+        ),
+        train_dataset=Dataset.from_dict({**columns, "preference": pairs["preference"].tolist()}),
+        processing_class=tokenizer,
+        callbacks=[StepCallback(context)],
+    )
+    trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
+    with context.ledger.phase("train"):
+        trainer.train()
+    model.eval()
+    with torch.no_grad():
+        every = every_pair(task.prompts, task.completions, tokenizer.pad_token_id)
+        scores = rewards(model, every).double().numpy().reshape(task.rewards.shape)
+    p = np.exp(task.ref_logp) / len(task.prompts)
+    mean = float((p * scores).sum())
+    normalise(model, mean, float(np.sqrt((p * (scores - mean) ** 2).sum())), spec.normalise)
+    model.save_pretrained(context.path / "checkpoint")
+    tokenizer.save_pretrained(context.path / "checkpoint")
+    context.log(calibration(task, scores))
+
+
+def calibration(task: Task, scores: np.ndarray) -> dict[str, float]:
+    """How a reward model judges pairs of the reference's completions, by enumeration: accuracy
+    against the truth, and its expected |sigmoid(s - s') - sigmoid(r - r')|."""
+    p = np.exp(task.ref_logp)
+    weights = p[:, :, None] * p[:, None, :] / len(task.prompts)
+    margin, truth = (table[:, :, None] - table[:, None, :] for table in (scores, task.rewards))
+    apart = truth != 0
+    agree = (np.sign(margin) == np.sign(truth)) & apart
+    return {
+        "accuracy": float((weights * agree).sum() / (weights * apart).sum()),
+        "calibration_error": float((weights * np.abs(expit(margin) - expit(truth))).sum()),
+    }
+
+
+def train_ppo(context: Context) -> None:
+    """Step: one PPO run, on the true reward, or on the reward model where it has one upstream."""
+    spec: PPOSpec = context.spec("ppo")
+    folder = context.inputs["task"]
+    task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
+    policy = load_policy(folder / "checkpoint")
+    writer = PolicyWriter(context, policy, tokenizer)
+    learnt = "reward_model" in context.inputs
+    ablation: AblationSpec = context.spec("ablation")
+    trainer = BROKEN[ablation.broken](
+        model=policy,
+        ref_model=load_policy(folder / "checkpoint"),
+        args=PPOConfig(
+            **trainer_arguments(context),
+            **ppo_arguments(spec),
+            max_completion_length=max(map(len, task.completions)),
+            temperature=ablation.temperature,
+        ),
+        train_dataset=Dataset.from_dict({"prompt_ids": task.prompts}),
+        processing_class=tokenizer,
+        reward_model=load_reward_model(context.inputs["reward_model"] / "checkpoint")
+        if learnt
+        else None,
+        reward_funcs=None if learnt else task.reward,
+        callbacks=[StepCallback(context, writer, spec.snapshots)],
+        ledger=context.ledger,
+    )
+    with context.ledger.phase("update"):
+        trainer.train()
+    writer.finish()
+
+
+def train_dpo(context: Context) -> None:
+    """Step: one DPO run on the comparisons."""
+    spec: DPOSpec = context.spec("dpo")
+    folder = context.inputs["task"]
+    task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
+    pairs = comparisons(task, context.spec("labels"), context.seed)
+    model = load_policy(folder / "checkpoint")
+    writer = PolicyWriter(context, model, tokenizer)
+    columns: dict[str, list] = {
+        "prompt_ids": [task.prompts[x] for x in pairs["prompt"]],
+        "preference": pairs["preference"].tolist(),
+    }
+    for side in SIDES:
+        columns[f"{side}_ids"] = [task.completions[y] for y in pairs[side]]
+        columns[f"ref_{side}_logps"] = task.ref_logp[pairs["prompt"], pairs[side]].tolist()
+    trainer = SoftLabelDPOTrainer(
+        model=model,
+        args=DPOConfig(
+            **trainer_arguments(context),
+            beta=spec.beta,
+            loss_type=["sigmoid"],
+            precompute_ref_log_probs=True,
+            num_train_epochs=spec.epochs,
+            per_device_train_batch_size=spec.batch_size,
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=spec.warmup,
+            max_grad_norm=spec.max_grad_norm,
+            max_length=None,
+            remove_unused_columns=False,  # the probability stays
+            logging_steps=50,
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        callbacks=[StepCallback(context, writer, spec.snapshots)],
+    )
+    trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
+    with context.ledger.phase("train"):
+        trainer.train()
+    writer.finish()
+
+
+@torch.no_grad()
+def evaluate(context: Context) -> None:
+    """Step: the policy's exact distribution, with the KL meter's reading of every completion.
+
+    Writes policy.parquet (schema ENUMERATED), one row per prompt and completion.
+    """
+    folder = context.inputs["task"]
+    task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
+    policy = load_policy(context.inputs["policy"] / "checkpoint")
+    reference = load_policy(folder / "checkpoint")
+    sequence_logprobs(policy, task.prompts, task.completions, tokenizer.pad_token_id)  # sum to 1
+    every = every_pair(task.prompts, task.completions, tokenizer.pad_token_id)
+    logits, ref_logits = (completion_logits(model, every).double() for model in (policy, reference))
+    meter = divergence(logits, ref_logits, every.completion_ids, every.completion_mask)
+    columns = {name: value.numpy() for name, value in vars(meter).items() if name != "entropy"}
+    x, y = task.rewards.shape
+    table = pd.DataFrame(
+        {
+            "prompt": np.repeat(np.arange(x), y),
+            "completion": np.tile(np.arange(y), x),
+            "reward": task.rewards.ravel(),
+            **columns,
+        }
+    )
+    conform(table, "enumerated").to_parquet(context.path / "policy.parquet")
