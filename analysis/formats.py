@@ -8,7 +8,15 @@ import pandas as pd
 
 MISSING = "\u2013"
 MINUS = "\u2212"
-NAMES = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "ipo": "IPO", "kto": "KTO", "orpo": "ORPO"}
+NAMES = {
+    "sft": "SFT",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "ppo-gt": "PPO-GT",
+    "ipo": "IPO",
+    "kto": "KTO",
+    "orpo": "ORPO",
+}
 
 
 def arm_name(arm: str) -> str:

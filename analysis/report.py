@@ -37,6 +37,9 @@ PRINTED = {
     "kl_agreement": "arm setting variant seed kl_k1 kl_k3 kl_rb largest_z agree",
     "reward_model": "seed variant pairwise_accuracy pairwise_accuracy_se n_pairs pearson spearman",
     "sample_completions": "prompt arm setting variant completion reward_gold",
+    "oracle": "arm labels beta seed closed_share reward kl reward_opt kl_opt",
+    "estimators": "arm labels beta seed kl_estimator kl kl_mean z variance coverage",
+    "details": "detail change closed_share difference difference_low difference_high stopped",
 }
 
 
@@ -192,9 +195,11 @@ def _tex_text(value: Any) -> str:
     return "".join(special.get(character, character) for character in " ".join(str(value).split()))
 
 
-def provenance(study: Study) -> dict[str, Any]:
+def provenance(
+    manifest: Mapping[str, Any], by_step: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """What was run: the distinct commits, commands, machines and versions, and every step."""
-    records = [study.records[step] for step in study.manifest["steps"]]
+    records = [by_step[step] for step in manifest["steps"]]
     steps = [
         {
             "stage": record["stage"],
@@ -234,20 +239,10 @@ def render(
     figures: Sequence[str],
 ) -> str:
     """report.html: one file that loads nothing, all text of models and manifests escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    images = {
-        name: base64.b64encode((study.folder / "figures" / f"{name}.png").read_bytes()).decode()
-        for name in figures
-    }
+    images = embedded(study.folder, figures)
     shape = study.scores.groupby("run")[["prompt_id", "sample"]].nunique().iloc[0].to_dict()
     reference = int(study.reference["sample"].nunique())
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         manifest=study.manifest,
         images=images,
         answer=answer,
@@ -265,7 +260,7 @@ def render(
         agreement=views.agreement_grid(tables["kl_agreement"]),
         proxy=views.proxy_grid(tables["reward_model"]),
         completions=views.completion_groups(tables.get("sample_completions")),
-        provenance=provenance(study),
+        provenance=provenance(study.manifest, study.records),
         trusted_ess=f"{TRUSTED_ESS:g}",
         has_optimum=bool((tables["frontier"]["arm"] == "optimum").any()),
         has_possible=bool(tables["objective"]["objective_optimum"].notna().any()),
@@ -281,6 +276,26 @@ def render(
         files=[f"tables/{name}.csv, .tex" for name in tables]
         + [f"figures/{name}.png, .pdf" for name in figures],
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page's template: all text is escaped, and a missing name is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def embedded(folder: Path, figures: Sequence[str]) -> dict[str, str]:
+    """The figures' PNG files in base64, by name."""
+    return {
+        name: base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()
+        for name in figures
+    }
 
 
 def _reward_model_logs(study: Study) -> list[str]:

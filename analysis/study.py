@@ -78,9 +78,9 @@ def load(folder: Path) -> Study:
             model.
     """
     folder = Path(folder)
-    manifest = _manifest(folder)
-    again = _again(manifest)
-    records = {step: _record(folder, step, again) for step in manifest["steps"]}
+    manifest = read_manifest(folder)
+    again = remedy(manifest)
+    records = {step: read_record(folder, step, again) for step in manifest["steps"]}
     arms = manifest["arms"]
     named = [arm[key] for arm in arms for key in ("policy", "evaluation")]
     for fingerprint in [*named, manifest["reference_samples"], manifest["gold"]]:
@@ -91,7 +91,7 @@ def load(folder: Path) -> Study:
             )
     _check_policies(folder, arms, records)
     check_footing(arms, records, manifest["reference_samples"])
-    reference = _vouched(folder, records[manifest["reference_samples"]], "reference_scores", again)
+    reference = vouched(folder, records[manifest["reference_samples"]], "reference_scores", again)
     scores = pd.concat([_scores(folder, arm, records, again) for arm in arms], ignore_index=True)
     _check_samples(scores, reference)
     samples = folder / "tables" / "samples.parquet"
@@ -101,7 +101,7 @@ def load(folder: Path) -> Study:
         records=records,
         scores=scores,
         reference=reference,
-        metrics={step: _metrics(folder, step) for step in records},
+        metrics={step: read_metrics(folder, step) for step in records},
         samples=_parquet(samples, "samples", again) if samples.is_file() else None,
     )
 
@@ -187,7 +187,7 @@ def _footing(name: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, **{f"upstream {key}": upstream[key][:8] for key in SHARED_UPSTREAM}}
 
 
-def _again(manifest: Mapping[str, Any]) -> str:
+def remedy(manifest: Mapping[str, Any]) -> str:
     """What to do about a missing or broken file."""
     return (
         "restore it from git, or run "
@@ -195,7 +195,7 @@ def _again(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, fields: Sequence[str] = MANIFEST_FIELDS) -> dict[str, Any]:
     """manifest.json with every field that analysis reads."""
     path = folder / "manifest.json"
     if not path.is_file():
@@ -204,11 +204,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): run the experiment again") from None
-    missing = [key for key in MANIFEST_FIELDS if key not in manifest]
+    missing = [key for key in fields if key not in manifest]
     missing += [
         f"arms[{row}].{key}"
         for row, arm in enumerate(manifest.get("arms", []))
-        for key in ARM_FIELDS
+        for key in (ARM_FIELDS if fields is MANIFEST_FIELDS else ())
         if key not in arm
     ]
     if missing:
@@ -218,7 +218,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _record(folder: Path, fingerprint: str, again: str) -> dict[str, Any]:
+def read_record(folder: Path, fingerprint: str, again: str) -> dict[str, Any]:
     """The record of one step, which must be what its fingerprint says."""
     path = folder / "runs" / f"{fingerprint[:8]}.json"
     if not path.is_file():
@@ -251,12 +251,18 @@ def _parquet(path: Path, name: str, again: str) -> pd.DataFrame:
         raise UserError(f"{path} is not a {name} table ({error}): {again}") from None
 
 
-def _vouched(folder: Path, record: Mapping[str, Any], name: str, again: str) -> pd.DataFrame:
-    """The scores that a step made: the very file that its record vouches for."""
+def vouched(
+    folder: Path,
+    record: Mapping[str, Any],
+    name: str,
+    again: str,
+    made_as: str = "scores.parquet",
+) -> pd.DataFrame:
+    """The table that a step made: the very file that its record vouches for."""
     path = folder / "runs" / f"{record['fingerprint'][:8]}.parquet"
-    made = record.get("tables", {}).get("scores.parquet")
+    made = record.get("tables", {}).get(made_as)
     if made is None:
-        raise UserError(f"{path.with_suffix('.json')} vouches for no scores.parquet: {again}")
+        raise UserError(f"{path.with_suffix('.json')} vouches for no {made_as}: {again}")
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != made:
         raise UserError(
             f"{path} is not the file that {path.with_suffix('.json').name} vouches for: {again}"
@@ -268,7 +274,7 @@ def _scores(
     folder: Path, arm: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], again: str
 ) -> pd.DataFrame:
     """The scores of one arm, with the columns that tell whose they are."""
-    scores = _vouched(folder, records[arm["evaluation"]], "scores", again)
+    scores = vouched(folder, records[arm["evaluation"]], "scores", again)
     if scores.empty:
         raise UserError(
             f"the scores of {policy_name(arm, True)}, runs/{arm['evaluation'][:8]}.parquet, are "
@@ -284,7 +290,7 @@ def _scores(
     )
 
 
-def _metrics(folder: Path, fingerprint: str) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, fingerprint: str) -> list[dict[str, Any]]:
     """Rows of a step's metrics log; none where it has no log."""
     path = folder / "runs" / f"{fingerprint[:8]}.metrics.jsonl"
     if not path.is_file():

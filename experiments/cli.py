@@ -17,7 +17,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import registry, wandb_mirror
-from experiments.comparison import resolve
 from experiments.estimates import Estimator
 from experiments.progress import Display, duration, seconds_left
 from experiments.publish import collect, published_steps
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _study(options: argparse.Namespace) -> Study:
     arms = [arm.strip() for arm in options.arms.split(",")] if options.arms else None
     experiment = registry.find(options.experiment)
-    return resolve(experiment, options.scale, arms, options.seeds, options.assignments)
+    return experiment.resolve(options.scale, arms, options.seeds, options.assignments)
 
 
 def list_command(options: argparse.Namespace, console: Console) -> int:
@@ -218,19 +217,15 @@ def report_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def _report(study: Study, results: Path, console: Console) -> None:
-    from analysis.report import write_report
-    from analysis.views import headline_grid
-
     folder = study.folder(results)
-    written = write_report(folder)
-    headline = headline_grid(written["headline"])
+    written = study.write_report(folder)
     table = Table(box=None, pad_edge=False)
-    for heading, numeric in headline["columns"]:
+    for heading, numeric in written.columns:
         table.add_column(heading, justify="right" if numeric else "left")
-    for row in headline["rows"]:
+    for row in written.rows:
         table.add_row(*row)
     console.print(table)
-    for sentence in written["sentences"]:
+    for sentence in written.sentences:
         console.print(f"- {escape(sentence)}")
     console.print(f"report: {escape(str(folder / 'report.html'))}")
 

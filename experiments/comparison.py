@@ -1,17 +1,139 @@
-"""Composition: arms on shared stages. The only place where both pipelines meet."""
+"""Comparisons: arms on shared stages. The only place where both pipelines meet."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from experiments import settings
-from experiments.study import Experiment, Run, Study
+from experiments.study import Experiment, Study, Written
 from pipelines.dpo.pipeline import dpo, reference_logprobs
 from pipelines.evaluate.pipeline import evaluation, reference_samples
+from pipelines.evaluate.schema import conform
 from pipelines.rlhf.pipeline import ppo, reward_model, sft
 from pipelines.shared import pipeline as shared
+from pipelines.shared.assets import ASSETS
 from pipelines.shared.errors import UserError, unknown
 from pipelines.shared.specs import Protocol
+from pipelines.shared.steps import Step, closure
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained policy and its evaluation.
+
+    Attributes:
+        setting: the arm's swept coefficient (kl_coef, beta); None for an arm that has none.
+        variant: other settings that were swept, as on the command line; "" for none.
+    """
+
+    arm: str
+    setting: float | None
+    seed: int
+    variant: str
+    policy: Step
+    evaluation: Step
+
+
+@dataclass(frozen=True)
+class Comparison(Experiment):
+    """Arms that share data, models, prompts, sampling and evaluation.
+
+    Attributes:
+        axes: other settings swept by default, by name.
+        reward_label: what the gold reward is, for the figures' axes.
+        deviations: from a protocol, what its source says and what is done here, for the report.
+        tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
+    """
+
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    reward_label: str = "gold reward"
+    deviations: Callable[[Protocol], Sequence[Mapping[str, str]]] = lambda protocol: ()
+    tuning: str = ""
+    tuned_scales: Sequence[str] = ()
+
+    def resolve(
+        self,
+        scale: str,
+        arms: Sequence[str] | None = None,
+        seeds: int = 1,
+        assignments: Sequence[str] = (),
+    ) -> "ComparisonStudy":
+        """See `Experiment.resolve`. The SFT model is always evaluated; a seed draws labels, reward
+        model and policy."""
+        return resolve(self, scale, arms, seeds, assignments)
+
+
+@dataclass(frozen=True)
+class ComparisonStudy(Study):
+    """A comparison at one scale, resolved into steps."""
+
+    experiment: Comparison
+    protocol: Protocol
+    runs: Sequence[Run]
+    reference_samples: Step
+    gold: Step
+
+    @property
+    def tuned(self) -> bool:
+        """True where the settings are those that the tuning experiment chose."""
+        declared = self.experiment.scales[self.scale]
+        swept = any(run.variant for run in self.runs)
+        tuned = self.scale in self.experiment.tuned_scales
+        return tuned and self.protocol == declared and not swept
+
+    def steps(self) -> list[Step]:
+        return closure([self.reference_samples, *(run.evaluation for run in self.runs)])
+
+    def kept(self) -> list[tuple[Step, str]]:
+        scored = (self.reference_samples, *(run.evaluation for run in self.runs))
+        return [(step, "scores.parquet") for step in scored]
+
+    def collect_text(self, results: Path, folder: Path) -> None:
+        """tables/samples.parquet: the text that every final policy wrote."""
+
+        def of(run: Run) -> pd.DataFrame:
+            table = pd.read_parquet(run.evaluation.folder(results) / "samples.parquet")
+            return table.assign(run=run.evaluation.fingerprint[:8])
+
+        table = conform(pd.concat([of(run) for run in self.runs], ignore_index=True), "samples")
+        (folder / "tables").mkdir(exist_ok=True)
+        table.to_parquet(folder / "tables" / "samples.parquet")
+
+    def manifest(self) -> dict[str, Any]:
+        assets = {name for step in self.steps() for name in step.assets}
+        return {
+            **super().manifest(),
+            "reward_label": self.experiment.reward_label,
+            "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
+            "tuning": self.experiment.tuning if self.tuned else "",
+            "assets": [dataclasses.asdict(ASSETS[name]) for name in sorted(assets)],
+            "arms": [
+                {
+                    "arm": run.arm,
+                    "setting": run.setting,
+                    "seed": run.seed,
+                    "variant": run.variant,
+                    "policy": run.policy.fingerprint,
+                    "evaluation": run.evaluation.fingerprint,
+                }
+                for run in self.runs
+            ],
+            "reference_samples": self.reference_samples.fingerprint,
+            "gold": self.gold.fingerprint,
+        }
+
+    def write_report(self, folder: Path) -> Written:
+        from analysis.report import write_report
+        from analysis.views import headline_grid
+
+        made = write_report(folder)
+        headline = headline_grid(made["headline"])
+        return Written(headline["columns"], headline["rows"], made["sentences"])
+
 
 # The sections of the protocol that an arm's own stages read: only these tell its variants apart.
 ARM_SECTIONS = {
@@ -22,12 +144,12 @@ ARM_SECTIONS = {
 
 
 def resolve(
-    experiment: Experiment,
+    experiment: Comparison,
     scale: str,
     arms: Sequence[str] | None = None,
     seeds: int = 1,
     assignments: Sequence[str] = (),
-) -> Study:
+) -> ComparisonStudy:
     """An experiment with the user's choices, as steps; nothing is run.
 
     Args:
@@ -75,11 +197,13 @@ def resolve(
                 # The SFT model is judged by every reward model; other policies by one.
                 judged = run.evaluation if run.arm == "sft" else run.policy
                 runs.setdefault(f"{judged.fingerprint}-{run.seed}", run)
-    return Study(
+    return ComparisonStudy(
         experiment=experiment,
         scale=scale,
         protocol=protocol,
-        folder_name=folder_name(experiment, scale, chosen, seeds, given),
+        folder_name=settings.folder_name(
+            experiment.name, scale, chosen, len(experiment.arms), seeds, given
+        ),
         runs=sorted(runs.values(), key=lambda run: (chosen.index(run.arm), run.variant, run.seed)),
         reference_samples=reference_samples(protocol, corpus, gold, start),
         gold=gold,
@@ -131,23 +255,3 @@ def _runs(
                 )
             )
     return runs
-
-
-def folder_name(
-    experiment: Experiment,
-    scale: str,
-    arms: Sequence[str],
-    seeds: int,
-    given: Mapping[str, Sequence[Any]],
-) -> str:
-    """`name-scale` and what differs from the default, so that no report overwrites another."""
-    parts = [f"arms={','.join(arms)}"] if len(arms) < len(experiment.arms) else []
-    parts += [f"seeds={seeds}"] if seeds != 1 else []
-    parts += [
-        f"{name}={','.join(settings.text_of(value) for value in values)}"
-        for name, values in sorted(given.items())
-    ]
-    suffix = "".join(f"+{part}" for part in parts)
-    if len(suffix) > 120:
-        suffix = f"+{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"
-    return f"{experiment.name}-{scale}{suffix}"

@@ -1,17 +1,14 @@
 """From runs to an experiment's folder: everything that the analysis reads, and nothing else.
 
 results/experiments/<name>/ can be committed without results/runs: it holds the manifest, each
-step's record and metrics, the per-prompt scores (no text), and what analysis makes of them.
+step's record and metrics, the tables of scores (no text), and what analysis makes of them.
 """
 
 import json
 import shutil
 from pathlib import Path
 
-import pandas as pd
-
-from experiments.study import Run, Study
-from pipelines.evaluate.schema import conform
+from experiments.study import Study
 from pipelines.shared.errors import UserError
 from pipelines.shared.steps import load_record, write_json
 
@@ -40,12 +37,11 @@ def collect(study: Study, results: Path) -> Path:
         short = step.fingerprint[:8]
         write_json(runs / f"{short}.json", {**record, "command": portable(record["command"])})
         shutil.copyfile(step.folder(results) / "metrics.jsonl", runs / f"{short}.metrics.jsonl")
-    for step in (study.reference_samples, *(run.evaluation for run in study.runs)):
+    for step, name in study.kept():
         shutil.copyfile(
-            step.folder(results) / "scores.parquet", runs / f"{step.fingerprint[:8]}.parquet"
+            step.folder(results) / name, runs / f"{step.fingerprint[:8]}.{name.rpartition('.')[2]}"
         )
-    (folder / "tables").mkdir(exist_ok=True)
-    _samples(study, results).to_parquet(folder / "tables" / "samples.parquet")
+    study.collect_text(results, folder)
     write_json(folder / "manifest.json", study.manifest())
     return folder
 
@@ -58,13 +54,3 @@ def portable(command: list[str]) -> list[str]:
 def published_steps(folder: Path) -> list[str]:
     """Fingerprints of the steps that a published study was made from."""
     return json.loads((folder / "manifest.json").read_text())["steps"]
-
-
-def _samples(study: Study, results: Path) -> pd.DataFrame:
-    """The text that every final policy wrote, by the contract's columns."""
-
-    def of(run: Run) -> pd.DataFrame:
-        table = pd.read_parquet(run.evaluation.folder(results) / "samples.parquet")
-        return table.assign(run=run.evaluation.fingerprint[:8])
-
-    return conform(pd.concat([of(run) for run in study.runs], ignore_index=True), "samples")

@@ -1,11 +1,15 @@
 """The experiments by name."""
 
+from experiments.exact import EXACT
+from experiments.ppo_details import PPO_DETAILS
 from experiments.sentiment import SENTIMENT
 from experiments.sentiment_tuning import SENTIMENT_TUNING
 from experiments.study import Experiment
 from pipelines.shared.errors import unknown
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (SENTIMENT, SENTIMENT_TUNING)}
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (SENTIMENT, SENTIMENT_TUNING, EXACT, PPO_DETAILS)
+}
 
 
 def find(name: str) -> Experiment:

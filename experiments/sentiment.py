@@ -20,7 +20,7 @@ Left out of this first slice: arms beside PPO and DPO, judges, intervals over mo
 After Rafailov et al. 2023, section 6.1 and figure 2 (left); see `deviations`.
 """
 
-from experiments.study import Experiment
+from experiments.comparison import Comparison
 from pipelines.shared.specs import (
     CorpusSpec,
     DPOSpec,
@@ -129,7 +129,7 @@ def deviations(protocol: Protocol) -> list[dict[str, str]]:
     return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
 
 
-SENTIMENT = Experiment(
+SENTIMENT = Comparison(
     name="sentiment",
     title="RLHF and DPO on controlled sentiment",
     question="Which method gets more gold reward for the KL it spends: "

@@ -9,8 +9,8 @@ Each method gets nine trials at beta = 0.1, seed 0, scored by J = E[gold] - beta
 
 import dataclasses
 
+from experiments.comparison import Comparison
 from experiments.sentiment import ARMS, MINI, SENTIMENT
-from experiments.study import Experiment
 from pipelines.shared.specs import EvaluationSpec, Protocol
 
 VALIDATION: Protocol = dataclasses.replace(
@@ -18,7 +18,7 @@ VALIDATION: Protocol = dataclasses.replace(
     evaluation=EvaluationSpec(split="validation", prompts=256, samples=4, reference_samples=64),
 )
 
-SENTIMENT_TUNING = Experiment(
+SENTIMENT_TUNING = Comparison(
     name="sentiment-tuning",
     title="Tuning of the sentiment experiment, nine trials a method",
     question="Which settings of PPO and of DPO reach the highest J at beta = 0.1 "

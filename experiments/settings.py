@@ -1,18 +1,18 @@
 """`--set section.field=value[,value...]`: checked against the protocol, typed by its fields."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.shared.errors import UserError, unknown
-from pipelines.shared.specs import Protocol
 
 # Swept inside one comparison: they change an arm, not what the arms share.
 SWEEPABLE = ("labels", "reward_model", "ppo", "dpo")
 
 
-def parse(arguments: Iterable[str], protocol: Protocol) -> dict[str, tuple[Any, ...]]:
+def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]:
     """The values given for each setting, by "section.field".
 
     Raises:
@@ -39,7 +39,7 @@ def parse(arguments: Iterable[str], protocol: Protocol) -> dict[str, tuple[Any, 
     return given
 
 
-def field_type(name: str, protocol: Protocol) -> type:
+def field_type(name: str, protocol: Any) -> type:
     """The type of a setting. Raises `UserError` where there is none of that name."""
     known = {
         f"{section.name}.{field.name}": field.type
@@ -66,7 +66,7 @@ def _value(name: str, text: str, kind: type) -> Any:
         raise UserError(f"--set {name}={text}: expected {kind.__name__}") from None
 
 
-def apply(protocol: Protocol, values: Mapping[str, Any]) -> Protocol:
+def apply(protocol: Any, values: Mapping[str, Any]) -> Any:
     """`protocol` with the given settings. Raises `UserError` where a value is out of range."""
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -94,3 +94,24 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def folder_name(
+    experiment: str,
+    scale: str,
+    arms: Sequence[str],
+    of_arms: int,
+    seeds: int,
+    given: Mapping[str, Sequence[Any]],
+) -> str:
+    """`name-scale` and what differs from the default, so that no report overwrites another."""
+    parts = [f"arms={','.join(arms)}"] if len(arms) < of_arms else []
+    parts += [f"seeds={seeds}"] if seeds != 1 else []
+    parts += [
+        f"{name}={','.join(text_of(value) for value in values)}"
+        for name, values in sorted(given.items())
+    ]
+    suffix = "".join(f"+{part}" for part in parts)
+    if len(suffix) > 120:
+        suffix = f"+{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"
+    return f"{experiment}-{scale}{suffix}"

@@ -1,56 +1,59 @@
-"""What an experiment is made of: runs of arms, on shared stages, judged by one evaluation."""
+"""What an experiment is, and what it becomes once the user has chosen: inert steps and a report."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.shared.assets import ASSETS
-from pipelines.shared.specs import Protocol
-from pipelines.shared.steps import Step, closure
+from pipelines.shared.steps import Step
 
 
 @dataclass(frozen=True)
-class Run:
-    """One trained policy and its evaluation.
+class Written:
+    """What a report says at a glance: a table (headings, whether a column is numeric; rows of
+    text) and sentences."""
 
-    Attributes:
-        setting: the arm's swept coefficient (kl_coef, beta); None for an arm that has none.
-        variant: other settings that were swept, as on the command line; "" for none.
-    """
-
-    arm: str
-    setting: float | None
-    seed: int
-    variant: str
-    policy: Step
-    evaluation: Step
+    columns: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[str]]
+    sentences: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A protocol at several scales: what a file in experiments/ declares.
+    """A question, and a protocol at several scales to answer it by.
 
     Attributes:
+        scales: a protocol (a dataclass of `Spec` sections) by name.
+        arms: what is compared, with one line each.
         sweeps: for each arm with a coefficient, its setting ("ppo.kl_coef") and the values.
-        axes: other settings swept by default, by name.
-        reward_label: what the gold reward is, for the figures' axes.
-        deviations: from a protocol, what its source says and what is done here, for the report.
-        tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
     """
 
     name: str
     title: str
     question: str
-    scales: Mapping[str, Protocol]
+    scales: Mapping[str, Any]
     arms: Mapping[str, str]
-    sweeps: Mapping[str, tuple[str, tuple[float, ...]]]
-    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    reward_label: str = "gold reward"
-    deviations: Callable[[Protocol], Sequence[Mapping[str, str]]] = lambda protocol: ()
-    tuning: str = ""
-    tuned_scales: Sequence[str] = ()
+    sweeps: Mapping[str, tuple[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+
+    def resolve(
+        self,
+        scale: str,
+        arms: Sequence[str] | None = None,
+        seeds: int = 1,
+        assignments: Sequence[str] = (),
+    ) -> "Study":
+        """This experiment with the user's choices, as steps; nothing is run.
+
+        Args:
+            arms: names to run; None for all.
+            seeds: how many.
+            assignments: `--set` arguments.
+
+        Raises:
+            UserError: an unknown scale, arm or setting, or a value that does not fit.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -63,51 +66,32 @@ class Study:
 
     experiment: Experiment
     scale: str
-    protocol: Protocol
     folder_name: str
-    runs: Sequence[Run]
-    reference_samples: Step
-    gold: Step
-
-    @property
-    def tuned(self) -> bool:
-        """True where the settings are those that the tuning experiment chose."""
-        declared = self.experiment.scales[self.scale]
-        swept = any(run.variant for run in self.runs)
-        tuned = self.scale in self.experiment.tuned_scales
-        return tuned and self.protocol == declared and not swept
-
-    def steps(self) -> list[Step]:
-        """Everything to do, dependencies first."""
-        return closure([self.reference_samples, *(run.evaluation for run in self.runs)])
 
     def folder(self, results: Path) -> Path:
         return results / "experiments" / self.folder_name
 
+    def steps(self) -> list[Step]:
+        """Everything to do, dependencies first."""
+        raise NotImplementedError
+
     def manifest(self) -> dict[str, Any]:
         """The exact fingerprints that the analysis loads, and nothing else."""
-        assets = {name for step in self.steps() for name in step.assets}
         return {
             "experiment": self.experiment.name,
             "scale": self.scale,
             "title": self.experiment.title,
             "question": self.experiment.question,
-            "reward_label": self.experiment.reward_label,
-            "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
-            "tuning": self.experiment.tuning if self.tuned else "",
-            "assets": [dataclasses.asdict(ASSETS[name]) for name in sorted(assets)],
-            "arms": [
-                {
-                    "arm": run.arm,
-                    "setting": run.setting,
-                    "seed": run.seed,
-                    "variant": run.variant,
-                    "policy": run.policy.fingerprint,
-                    "evaluation": run.evaluation.fingerprint,
-                }
-                for run in self.runs
-            ],
-            "reference_samples": self.reference_samples.fingerprint,
-            "gold": self.gold.fingerprint,
             "steps": [step.fingerprint for step in self.steps()],
         }
+
+    def kept(self) -> list[tuple[Step, str]]:
+        """The tables that the analysis is made from: (step, file in its folder)."""
+        raise NotImplementedError
+
+    def collect_text(self, results: Path, folder: Path) -> None:
+        """Write what else the analysis reads (generated text) into the study's folder."""
+
+    def write_report(self, folder: Path) -> Written:
+        """Remake tables, figures and report.html from what is in the study's folder."""
+        raise NotImplementedError

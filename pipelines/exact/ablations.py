@@ -9,6 +9,7 @@ import torch
 
 from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.shared.logprobs import Sequences
+from pipelines.shared.models import token_values
 
 
 class PadIsEos(PPOTrainer):
@@ -29,6 +30,22 @@ class UpdateAtTemperature1(PPOTrainer):
             return super().compute_loss(*args, **kwargs)
         finally:
             self.args.temperature = sampled_at
+
+
+class RewardReadAtLastColumn(PPOTrainer):
+    """12: the reward model is read at the batch's last column, padding or not."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        judge: Any = self.scorer.reward_model
+        self.scorer.reward_model = None
+        self.scorer.functions = [lambda **columns: columns["scores"]]
+        self.scorer.weights = [1.0]
+
+        def arguments(sequences: Sequences, rows: Any) -> dict[str, Any]:
+            return {"scores": token_values(judge, sequences)[:, -1]}
+
+        self.scorer._arguments = arguments  # type: ignore[method-assign,assignment]
 
 
 class ScoreAtFirstToken(PPOTrainer):
@@ -68,6 +85,7 @@ BROKEN: dict[str, type[PPOTrainer]] = {
     "": PPOTrainer,
     "pad-is-eos": PadIsEos,
     "update-at-temperature-1": UpdateAtTemperature1,
+    "reward-read-at-last-column": RewardReadAtLastColumn,
     "score-at-first-token": ScoreAtFirstToken,
     "dropout-on": DropoutOn,
     "values-one-late": ValuesOneLate,

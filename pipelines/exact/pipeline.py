@@ -67,3 +67,17 @@ def evaluation(task: Step, policy: Step) -> Step:
         recipe={},
         upstream={"task": task, "policy": policy},
     )
+
+
+def ablated_ppo(protocol: OracleProtocol, task: Step, reward_model: Step, seed: int) -> Step:
+    """PPO on the reward model with something changed, and its exact distribution."""
+    what = protocol.ablation.broken or "settings"
+    return Step(
+        stage="oracle-ablation",
+        label=f"{what}-s{seed}",
+        function="pipelines.exact.steps:ablate",
+        version=1,
+        recipe={"ppo": protocol.ppo, "ablation": protocol.ablation},
+        seed=seed,
+        upstream={"task": task, "reward_model": reward_model},
+    )

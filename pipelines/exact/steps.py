@@ -1,5 +1,7 @@
 """Reward model, PPO and DPO on the enumerable task, through the trainers of every other study."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from trl import DPOConfig, RewardConfig
 
 from pipelines.dpo.dpo import SoftLabelDPOTrainer
 from pipelines.evaluate.kl import divergence
-from pipelines.evaluate.schema import conform
+from pipelines.evaluate.schema import ENUMERATED, conform
 from pipelines.exact.ablations import BROKEN
 from pipelines.exact.enumeration import every_pair, sequence_logprobs
 from pipelines.exact.task import Task
@@ -43,23 +45,17 @@ LABEL_STREAM = 5
 def comparisons(task: Task, spec: OracleLabelsSpec, seed: int) -> pd.DataFrame:
     """Pairs of completions with the probability that the first is preferred.
 
-    exact: every pair of every prompt once, preference = sigmoid((r - r') / temperature). sampled:
-    pairs of draws from the reference, the preferred one (drawn with that probability) first.
+    exact: every pair of every prompt once (or `at_most` pairs drawn evenly from them), preference =
+    sigmoid((r - r') / temperature). sampled: pairs of draws from the reference, the preferred one
+    (drawn with that probability) first.
 
     Returns:
         prompt, chosen, rejected (numbers), preference.
     """
-    if spec.kind == "exact":
-        first, second = np.triu_indices(len(task.completions), 1)
-        table = pd.DataFrame(
-            {
-                "prompt": np.repeat(np.arange(len(task.prompts)), len(first)),
-                "chosen": np.tile(first, len(task.prompts)),
-                "rejected": np.tile(second, len(task.prompts)),
-            }
-        )
-        return table.assign(preference=_preference(task, table, spec.temperature))
     generator = np.random.default_rng([seed, LABEL_STREAM])
+    if spec.kind == "exact":
+        table = _all_pairs(task) if not spec.at_most else _some_pairs(task, spec, generator)
+        return table.assign(preference=_preference(task, table, spec.temperature))
     rows = generator.integers(len(task.prompts), size=spec.pairs)
     p = np.exp(task.ref_logp)
     p /= p.sum(-1, keepdims=True)
@@ -68,6 +64,25 @@ def comparisons(task: Task, spec: OracleLabelsSpec, seed: int) -> pd.DataFrame:
     flip = generator.random(spec.pairs) > _preference(task, table, spec.temperature)
     table.loc[flip, ["chosen", "rejected"]] = drawn[flip][:, ::-1]
     return table.assign(preference=1.0)
+
+
+def _all_pairs(task: Task) -> pd.DataFrame:
+    first, second = np.triu_indices(len(task.completions), 1)
+    return pd.DataFrame(
+        {
+            "prompt": np.repeat(np.arange(len(task.prompts)), len(first)),
+            "chosen": np.tile(first, len(task.prompts)),
+            "rejected": np.tile(second, len(task.prompts)),
+        }
+    )
+
+
+def _some_pairs(task: Task, spec: OracleLabelsSpec, generator: np.random.Generator) -> pd.DataFrame:
+    count = len(task.completions)
+    first = generator.integers(count, size=spec.at_most)
+    second = (first + generator.integers(1, count, size=spec.at_most)) % count  # another one
+    prompts = generator.integers(len(task.prompts), size=spec.at_most)
+    return pd.DataFrame({"prompt": prompts, "chosen": first, "rejected": second})
 
 
 def _preference(task: Task, pairs: pd.DataFrame, temperature: float) -> np.ndarray:
@@ -128,15 +143,31 @@ def train_reward_model(context: Context) -> None:
 def calibration(task: Task, scores: np.ndarray) -> dict[str, float]:
     """How a reward model judges pairs of the reference's completions, by enumeration: accuracy
     against the truth, and its expected |sigmoid(s - s') - sigmoid(r - r')|."""
-    p = np.exp(task.ref_logp)
-    weights = p[:, :, None] * p[:, None, :] / len(task.prompts)
-    margin, truth = (table[:, :, None] - table[:, None, :] for table in (scores, task.rewards))
-    apart = truth != 0
-    agree = (np.sign(margin) == np.sign(truth)) & apart
-    return {
-        "accuracy": float((weights * agree).sum() / (weights * apart).sum()),
-        "calibration_error": float((weights * np.abs(expit(margin) - expit(truth))).sum()),
-    }
+    right = judged = error = 0.0
+    for p, score, reward in zip(np.exp(task.ref_logp), scores, task.rewards, strict=True):
+        weights = p[:, None] * p[None, :] / len(task.prompts)
+        margin, truth = (values[:, None] - values[None, :] for values in (score, reward))
+        right += float(weights[(margin > 0) & (truth > 0)].sum())
+        judged += float(weights[truth > 0].sum())
+        error += float((weights * np.abs(expit(margin) - expit(truth))).sum())
+    return {"accuracy": right / judged, "calibration_error": error}
+
+
+def ablate(context: Context) -> None:
+    """Step: a PPO run with a detail changed, and its exact distribution; if our own checks stop it,
+    the error is logged as `stopped` and the table is empty. Writes policy.parquet."""
+    ablation: AblationSpec = context.spec("ablation")
+    try:
+        train_ppo(context)
+    except (ValueError, RuntimeError) as error:
+        if not ablation.broken and ablation.temperature == 1.0:
+            raise
+        context.log({"stopped": str(error)})
+        empty = pd.DataFrame({name: [] for name in ENUMERATED})
+        conform(empty, "enumerated").to_parquet(context.path / "policy.parquet")
+        shutil.rmtree(context.path / "trainer", ignore_errors=True)
+        return
+    enumerate_policy(context, context.path)
 
 
 def train_ppo(context: Context) -> None:
@@ -213,15 +244,20 @@ def train_dpo(context: Context) -> None:
     writer.finish()
 
 
-@torch.no_grad()
 def evaluate(context: Context) -> None:
-    """Step: the policy's exact distribution, with the KL meter's reading of every completion.
+    """Step: the exact distribution of the policy of another step. Writes policy.parquet."""
+    enumerate_policy(context, context.inputs["policy"])
+
+
+@torch.no_grad()
+def enumerate_policy(context: Context, run: Path) -> None:
+    """A policy's exact distribution, with the KL meter's reading of every completion.
 
     Writes policy.parquet (schema ENUMERATED), one row per prompt and completion.
     """
     folder = context.inputs["task"]
     task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
-    policy = load_policy(context.inputs["policy"] / "checkpoint")
+    policy = load_policy(run / "checkpoint")
     reference = load_policy(folder / "checkpoint")
     sequence_logprobs(policy, task.prompts, task.completions, tokenizer.pad_token_id)  # sum to 1
     every = every_pair(task.prompts, task.completions, tokenizer.pad_token_id)

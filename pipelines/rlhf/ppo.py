@@ -486,7 +486,8 @@ class PPOTrainer(Trainer):
         if self._metrics:
             # One order for all processes: what is added up must be the same quantity.
             names = sorted(self._metrics)
-            sums = torch.tensor([float(self._metrics[n]) for n in names], device=self.args.device)
+            own = [float(self._metrics[name]) for name in names]
+            sums = torch.tensor(own, device=self.args.device, dtype=torch.float64)
             totals: Any = self.accelerator.reduce(sums, "sum")
             logs = {**logs, **dict(zip(names, totals.tolist(), strict=True))}
             self._metrics.clear()

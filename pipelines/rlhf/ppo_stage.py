@@ -53,9 +53,10 @@ RENAMED = {
     "clip_range": "cliprange",
     "clip_range_value": "cliprange_value",
     "gae_lambda": "lam",
+    "lr_schedule": "lr_scheduler_type",
 }
 OFF = {"clip_range_value": 0.0, "ratio_threshold": 0.0, "ema_reference": 1.0}
-HANDLED = ("snapshots", "missing_eos", "missing_eos_value")
+HANDLED = ("snapshots", "missing_eos", "missing_eos_value")  # below, or by the step
 
 
 def ppo_arguments(spec: PPOSpec) -> dict[str, Any]:
@@ -69,4 +70,4 @@ def ppo_arguments(spec: PPOSpec) -> dict[str, Any]:
         arguments["missing_eos_score"] = spec.missing_eos_value
     if spec.missing_eos == "subtract":
         arguments["missing_eos_penalty"] = -spec.missing_eos_value
-    return {**arguments, "lr_scheduler_type": "linear"}
+    return arguments

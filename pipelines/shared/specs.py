@@ -191,7 +191,7 @@ class PPOSpec(Spec):
     rollouts: int = setting(128, "completions per rollout phase", at_least=1)
     ppo_epochs: int = setting(4, "passes over each rollout", at_least=1)
     minibatches: int = setting(4, "optimiser steps per pass", at_least=1)
-    learning_rate: float = setting(3e-4, "AdamW's start; linear to 0", above=0)
+    learning_rate: float = setting(3e-4, "AdamW's start; see lr_schedule", above=0)
     adam_epsilon: float = setting(1e-5, "AdamW's", above=0)
     clip_range: float = setting(0.2, "of the policy's ratio", above=0)
     clip_range_value: float = setting(
@@ -233,6 +233,7 @@ class PPOSpec(Spec):
     keyed_noise: bool = setting(True, "sampling noise keyed by global prompt index")
     reward_reads_prompt: bool = setting(True, "the reward model reads prompt and completion")
     disable_dropout: bool = setting(True, "everywhere")
+    lr_schedule: str = setting("linear", "of the learning rate", choices=("linear", "constant"))
     snapshots: int = setting(3, "policies saved over training, the last one included", at_least=1)
 
     def __post_init__(self) -> None:
@@ -294,6 +295,7 @@ class OracleLabelsSpec(Spec):
         choices=("exact", "sampled"),
     )
     pairs: int = setting(6000, "how many, if sampled", at_least=1)
+    at_most: int = setting(0, "of all pairs, drawn evenly, if exact; 0: every one", at_least=0)
     temperature: float = setting(
         1.0, "P(i preferred to j) = sigmoid((r_i - r_j) / temperature)", above=0
     )

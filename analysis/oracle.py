@@ -1,0 +1,257 @@
+"""Studies of the enumerable task: exact shares, the exact frontier, and the KL meter's honesty."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics import margin, standard_error
+from analysis.study import (
+    dependencies,
+    read_manifest,
+    read_metrics,
+    read_record,
+    remedy,
+    vouched,
+)
+from pipelines.evaluate.schema import conform
+from pipelines.exact.oracle import closed_share, evaluate, optimum
+from pipelines.shared.errors import UserError
+
+FIELDS = ("experiment", "scale", "title", "question", "steps", "arms", "runs")
+ESTIMATOR_SEED = 0
+REPEATS, SAMPLES = 5_000, 256
+TRAINING = ("oracle-reward-model", "oracle-ppo", "oracle-dpo", "oracle-ablation")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One trained policy's exact distribution; arrays are (prompts, completions), None if it was
+    stopped.
+
+    Attributes:
+        run: of the manifest.
+        seconds: of its training, its reward model's included.
+        stopped: the error that stopped it, or None.
+    """
+
+    run: Mapping[str, Any]
+    seconds: float
+    stopped: str | None
+    columns: Mapping[str, np.ndarray]
+
+    @property
+    def logp(self) -> np.ndarray:
+        return self.columns["logp"]
+
+    @property
+    def reference(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of the reference, and the rewards."""
+        return self.columns["ref_logp"], self.columns["reward"]
+
+
+@dataclass(frozen=True)
+class OracleStudy:
+    """A stored study of the enumerable task."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    records: Mapping[str, Mapping[str, Any]]
+    policies: Sequence[Policy]
+
+
+def load(folder: Path) -> OracleStudy:
+    """Read and check a study's folder.
+
+    Raises:
+        UserError: a file is missing or not what its record vouches for, or the policies are not of
+            one task.
+    """
+    manifest = read_manifest(folder, FIELDS)
+    again = remedy(manifest)
+    records = {step: read_record(folder, step, again) for step in manifest["steps"]}
+    tasks = {record["fingerprint"] for record in records.values() if _is_task(record)}
+    if len(tasks) != 1:
+        raise UserError(f"{folder}: policies of {len(tasks)} tasks cannot be compared; {again}")
+    policies = [_policy(folder, run, records, again) for run in manifest["runs"]]
+    return OracleStudy(folder, manifest, records, policies)
+
+
+def _is_task(record: Mapping[str, Any]) -> bool:
+    return record["stage"] == "oracle-task"
+
+
+def _policy(
+    folder: Path, run: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], again: str
+) -> Policy:
+    fingerprint = run["evaluation"]
+    if fingerprint not in records:
+        raise UserError(
+            f"{folder / 'manifest.json'} uses {fingerprint[:8]} but does not list it: {again}"
+        )
+    table = vouched(folder, records[fingerprint], "enumerated", again, "policy.parquet")
+    shape = (table["prompt"].nunique(), -1)
+    columns = {n: c.to_numpy().reshape(shape) for n, c in table.items()} if len(table) else {}
+    stands_on = [records[step] for step in dependencies(records, fingerprint)]
+    seconds = sum(r["cost"]["seconds"] for r in stands_on if r["stage"] in TRAINING)
+    said = [row["stopped"] for row in read_metrics(folder, fingerprint) if "stopped" in row]
+    if not columns and not said:
+        raise UserError(
+            f"the policy of {fingerprint[:8]} is empty, and nothing stopped it: {again}"
+        )
+    return Policy(run, seconds, said[0] if said else None, columns)
+
+
+def oracle_table(study: OracleStudy) -> pd.DataFrame:
+    """Where every policy stands, by enumeration (schema ORACLE)."""
+    rows = []
+    for policy in study.policies:
+        beta, (ref_logp, rewards) = policy.run["beta"], policy.reference
+        own = evaluate(policy.logp, ref_logp, rewards, beta)
+        best = evaluate(optimum(ref_logp, rewards, beta), ref_logp, rewards, beta)
+        rows.append(
+            {
+                **{key: policy.run[key] for key in ("arm", "beta", "seed", "labels")},
+                "closed_share": closed_share(policy.logp, ref_logp, rewards, beta),
+                **vars(own),
+                "reward_opt": best.reward,
+                "kl_opt": best.kl,
+                "objective_opt": best.objective,
+                "objective_ref": evaluate(ref_logp, ref_logp, rewards, beta).objective,
+                "seconds": policy.seconds,
+                "run": policy.run["evaluation"][:8],
+            }
+        )
+    order = ["labels", "arm", "beta", "seed"]
+    return conform(pd.DataFrame(rows), "oracle").sort_values(order, ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Over seeds: mean and lowest closed share, mean reward, KL and seconds of each (arm, labels,
+    beta)."""
+    groups = table.groupby(["arm", "labels", "beta"], dropna=False, sort=False)
+    return groups.agg(
+        closed=("closed_share", "mean"),
+        lowest=("closed_share", "min"),
+        reward=("reward", "mean"),
+        reward_opt=("reward_opt", "first"),
+        kl=("kl", "mean"),
+        kl_opt=("kl_opt", "first"),
+        seconds=("seconds", "median"),
+        seeds=("seed", "nunique"),
+    ).reset_index()
+
+
+def exact_curve(study: OracleStudy, points: int = 121) -> pd.DataFrame:
+    """reward and kl of pi* for beta from 0.02 to 20: the best that any policy can do."""
+    ref_logp, rewards = next(p for p in study.policies if p.columns).reference
+    rows = []
+    for beta in np.geomspace(20.0, 0.02, points):
+        point = evaluate(optimum(ref_logp, rewards, beta), ref_logp, rewards, beta)
+        rows.append({"beta": beta, "kl": point.kl, "reward": point.reward})
+    return pd.DataFrame(rows)
+
+
+def estimator_table(study: OracleStudy) -> pd.DataFrame:
+    """The KL meter on policies whose KL is known (schema ESTIMATORS).
+
+    Every repeat draws `SAMPLES` independent pairs of a prompt and a completion of the policy, and
+    makes the same interval from them as the studies do, with draws as the unit.
+    """
+    generator = np.random.default_rng(ESTIMATOR_SEED)
+    rows = []
+    for policy in study.policies:
+        p = np.exp(policy.logp).ravel() / policy.logp.shape[0]
+        p = p / p.sum()
+        ref_logp, _ = policy.reference
+        truth = float((p * (policy.logp - ref_logp).ravel()).sum())
+        drawn = generator.choice(len(p), size=(REPEATS, SAMPLES), p=p)
+        for name in ("k1", "k3", "rb"):
+            values = policy.columns[f"kl_{name}"].ravel()
+            rows.append(
+                {
+                    **{key: policy.run[key] for key in ("arm", "beta", "seed", "labels")},
+                    "kl_estimator": name,
+                    "kl": truth,
+                    **_calibration(values[drawn], truth),
+                    **_moments(values, p),
+                    "samples": SAMPLES,
+                    "repeats": REPEATS,
+                    "run": policy.run["evaluation"][:8],
+                }
+            )
+    order = ["labels", "arm", "beta", "seed", "kl_estimator"]
+    return conform(pd.DataFrame(rows), "estimators").sort_values(order, ignore_index=True)
+
+
+def _calibration(values: np.ndarray, truth: float) -> dict[str, float]:
+    """Mean over repeats, its distance to the truth in standard errors, and coverage: (R, N)."""
+    means = values.mean(1)
+    error = means.std(ddof=1) / np.sqrt(len(means))
+    half = margin(values.std(1, ddof=1) / np.sqrt(values.shape[1]), values.shape[1])
+    covered = float((np.abs(means - truth) <= half).mean())
+    return {"kl_mean": means.mean(), "z": (means.mean() - truth) / error, "coverage": covered}
+
+
+def _moments(values: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    """Exact variance and skewness of one draw."""
+    centred = values - (p * values).sum()
+    variance = float((p * centred**2).sum())
+    return {"variance": variance, "skewness": float((p * centred**3).sum()) / variance**1.5}
+
+
+def details_table(study: OracleStudy) -> pd.DataFrame:
+    """Each change of PPO: the share closed, and its difference to the defaults, paired by seed
+    (schema DETAILS). Intervals are Student's t over seeds, null for one."""
+    shares: dict[tuple[str, str], dict[int, Policy]] = {}
+    for policy in study.policies:
+        run = policy.run
+        shares.setdefault((run["detail"], run["change"]), {})[run["seed"]] = policy
+    base = {seed: _share(policy) for seed, policy in shares["", ""].items()}
+    rows = []
+    for (detail, change), policies in shares.items():
+        stopped = [policy.stopped for policy in policies.values() if policy.stopped]
+        ran = {seed: _share(policy) for seed, policy in policies.items() if not policy.stopped}
+        own = _interval(np.array(list(ran.values())))
+        apart = _interval(np.array([share - base[seed] for seed, share in ran.items()]))
+        if not change:
+            apart = (float("nan"),) * 3
+        rows.append(
+            {
+                "detail": detail,
+                "change": change or "defaults",
+                "stopped": stopped[0] if stopped else None,
+                **dict(zip(("closed_share", "ci_low", "ci_high"), own, strict=True)),
+                **dict(
+                    zip(("difference", "difference_low", "difference_high"), apart, strict=True)
+                ),
+                "kl": _mean([_kl(policy) for policy in policies.values() if not policy.stopped]),
+                "seconds": _mean([policy.seconds for policy in policies.values()]),
+                "seeds": len(policies),
+            }
+        )
+    return conform(pd.DataFrame(rows), "details")
+
+
+def _share(policy: Policy) -> float:
+    return closed_share(policy.logp, *policy.reference, policy.run["beta"])
+
+
+def _kl(policy: Policy) -> float:
+    return evaluate(policy.logp, *policy.reference, policy.run["beta"]).kl
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95% interval; nan where there are too few values."""
+    if not len(values):
+        return (float("nan"),) * 3
+    half = float(margin(standard_error(values), len(values))) if len(values) > 1 else float("nan")
+    mean = float(values.mean())
+    return mean, mean - half, mean + half
