@@ -103,7 +103,8 @@ class PPOConfig(TrainingArguments):
     whiten_advantages: bool = setting(True, "To mean 0 and std 1 over the real tokens.")
     value_after_end: bool = setting(
         False,
-        "As in TRL and Huang et al. 2024, the state after an early EOS has a value, and the score.",
+        "As in Huang et al. 2024 and TRL (which looks at the batch's longest completion instead of "
+        "max_completion_length): the state after an early end has a value, and the score.",
     )
     normalise_values: bool = setting(False, "The critic predicts returns to mean 0 and std 1.")
     # Update
