@@ -35,16 +35,17 @@ MINI = OracleProtocol(
     task=TaskSpec(symbols=4, length=3, eos=False, prompts=4),
     reward_model=RewardModelSpec(epochs=25, batch_size=256, learning_rate=2e-3),
     ppo=PPOSpec(
-        updates=100,
-        rollouts=512,
+        updates=110,
+        rollouts=1024,
         ppo_epochs=2,
         minibatches=4,
-        learning_rate=1e-3,
+        learning_rate=7e-4,
+        clip_range=0.1,
         vf_coef=1.0,
         clip_range_value=0.0,
         snapshots=1,
     ),
-    dpo=DPOSpec(epochs=25, batch_size=256, learning_rate=2e-3, snapshots=1),
+    dpo=DPOSpec(epochs=16, batch_size=256, learning_rate=2e-3, snapshots=1),
 )
 
 # 8 symbols, up to 4 of them, EOS at any place: 5,000 completions, too many for all of their pairs.
@@ -57,7 +58,8 @@ LARGE = OracleProtocol(
         rollouts=1024,
         ppo_epochs=2,
         minibatches=4,
-        learning_rate=1e-3,
+        learning_rate=7e-4,
+        clip_range=0.1,
         vf_coef=1.0,
         clip_range_value=0.0,
         snapshots=1,

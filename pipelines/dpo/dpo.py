@@ -72,6 +72,10 @@ class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
         chosen, rejected = outputs.log_probs.sum(-1).chunk(2)
         chosen = implicit_reward(chosen, inputs["ref_chosen_logps"], self.beta)
         rejected = implicit_reward(rejected, inputs["ref_rejected_logps"], self.beta)
+        margin = (chosen - rejected).detach()
+        agree = ((margin > 0) == (inputs["preference"] > 0.5)).float()
+        self._metrics["train"]["rewards/margins"].append(float(margin.mean()))
+        self._metrics["train"]["rewards/accuracies"].append(float(agree.mean()))
         return dpo_loss(chosen, rejected, inputs["preference"]).mean()
 
 

@@ -1,7 +1,9 @@
 """What must hold before PPO starts and at every update; each is one line that says what to do."""
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -48,13 +50,31 @@ def check_reward_model(
         )
 
 
-def check_parallelism(trainer: Trainer) -> None:
-    """Raises ValueError for ways of running that would train something else."""
+def check_runtime(trainer: Any) -> None:
+    """Raises ValueError for precisions and ways of running that would train something else."""
     if trainer.args.n_gpu > 1:
         raise ValueError("one process sees several GPUs: use `accelerate launch`, a process each")
+    if any(weight.dtype == torch.float16 for weight in trainer.model.parameters()):
+        raise ValueError("the model's weights are fp16, which overflows in PPO: load it in fp32")
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
             "PPOTrainer runs data-parallel (DDP): FSDP and DeepSpeed are not supported"
+        )
+
+
+def check_reference(saved: list[float], now: list[float]) -> None:
+    """A run that goes on must be held to the reference that it started with.
+
+    Args:
+        saved, now: sums over the reference's weights and their squares.
+
+    Raises:
+        ValueError: they differ, as where a resumed run made its reference of the trained policy.
+    """
+    if any(abs(a - b) > 1e-6 * max(abs(a), abs(b), 1.0) for a, b in zip(saved, now, strict=True)):
+        raise ValueError(
+            "the reference is not the one that this run started with: build the trainer from the "
+            "first model (or pass ref_model), the checkpoint's weights are loaded by train()"
         )
 
 

@@ -28,9 +28,10 @@ from transformers import (
 
 from pipelines.rlhf.actor_critic import ActorCritic, disable_dropout, load_weights, new_critic
 from pipelines.rlhf.checks import (
-    check_parallelism,
     check_ratio,
+    check_reference,
     check_reward_model,
+    check_runtime,
     check_tokenizer,
 )
 from pipelines.rlhf.completions_log import CompletionsLog
@@ -145,7 +146,7 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        check_parallelism(self)
+        check_runtime(self)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole minibatch's tokens
         device = self.accelerator.device
         self.ref_model: Any = None if ref_model is None else ref_model.to(device).eval()
@@ -504,8 +505,18 @@ class PPOTrainer(Trainer):
         self.processing_class.save_pretrained(folder)
         if self.args.ema_reference is not None:
             self.ref_model.save_pretrained(folder / REFERENCE)
-        state = {"kl_coef": self.kl_coef, "values": dataclasses.asdict(self.value_moments)}
+        state = {
+            "kl_coef": self.kl_coef,
+            "values": dataclasses.asdict(self.value_moments),
+            "reference": self._reference_sums(),
+        }
         (folder / STATE).write_text(json.dumps(state))
+
+    def _reference_sums(self) -> list[float]:
+        """Sums over the reference's weights and their squares: to know it again."""
+        network = self._networks.policy if self.ref_model is None else self.ref_model
+        weights = [p.detach().double() for n, p in network.named_parameters() if "lora_" not in n]
+        return [float(sum(w.sum() for w in weights)), float(sum((w**2).sum() for w in weights))]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read back what `_save` wrote; the Trainer restores optimiser, schedule and step."""
@@ -516,6 +527,7 @@ class PPOTrainer(Trainer):
         if self.args.ema_reference is not None:
             load_weights(self.ref_model, folder / REFERENCE)
         state = json.loads((folder / STATE).read_text())
+        check_reference(state["reference"], self._reference_sums())
         self.kl_coef, self.value_moments = state["kl_coef"], RunningMoments(**state["values"])
 
 
@@ -536,6 +548,9 @@ class UpdateBoundary(TrainerCallback):
         """Drop the gradients of a minibatch whose mean ratio is too high, and of those after it."""
         trainer, ratios = self.trainer, self.trainer._ratios.clone()
         trainer._ratios.zero_()
+        if state.global_step < args.critic_warmup * args.steps_per_update and not args.share_trunk:
+            for weight in trainer._networks.policy.parameters():
+                weight.grad = None  # not 0: the optimiser shall not touch them at all
         if args.ratio_threshold is None:
             return
         total, count = trainer.accelerator.reduce(ratios, "sum").tolist()

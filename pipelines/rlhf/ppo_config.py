@@ -127,6 +127,7 @@ class PPOConfig(TrainingArguments):
     disable_dropout: bool = setting(True, "Dropout off everywhere; on, the first ratio is not 1.")
     learning_rate: float = setting(3e-6, "AdamW's start; linear to 0 by default.")
     adam_epsilon: float = setting(1e-5, "AdamW's.")
+    logging_nan_inf_filter: bool = setting(False, "A loss that is NaN must be seen.")
     # Logs
     log_completions: bool = setting(
         False, "Each update: print a sample table and write it to completions/ (and wandb)."
@@ -154,7 +155,7 @@ class PPOConfig(TrainingArguments):
                 raise ValueError(f"{name} = {getattr(self, name)}: must be between 0 and 1")
         if self.missing_eos_score is not None and self.missing_eos_penalty is not None:
             raise ValueError("set missing_eos_score or missing_eos_penalty, not both")
-        if self.kl_in == "loss" and self.kl_control == "adaptive" and self.kl_coef == 0:
+        if self.kl_control == "adaptive" and self.kl_coef == 0:
             raise ValueError("kl_coef = 0: adaptive control multiplies it, start above 0")
         steps = self.updates * self.steps_per_update
         if self.max_steps not in (-1, steps):

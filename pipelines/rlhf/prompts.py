@@ -36,17 +36,20 @@ def encode_prompts(
         encoded = [list(ids) for ids in dataset["prompt_ids"]]
     else:
         encoded = [_encode(prompt, tokenizer, args) for prompt in dataset["prompt"]]
-    limits = [args.max_prompt_length] if args.max_prompt_length else []
-    limits += [context - args.max_completion_length] if context is not None else []
+    room = None if context is None else context - args.max_completion_length
     for row, ids in enumerate(encoded):
         if not ids:
             raise ValueError(f"prompt {row} of train_dataset is empty: give it at least one token")
-        if limits and len(ids) > min(limits):
-            room = "" if context is None else f" of the model's {context} positions"
+        if room is not None and len(ids) > room:
             raise ValueError(
-                f"prompt {row} of train_dataset has {len(ids)} tokens, but only {min(limits)}{room}"
-                " are left beside the completion: set max_prompt_length, shorten "
-                "max_completion_length, or drop it"
+                f"prompt {row} of train_dataset has {len(ids)} tokens, but only {room} of the "
+                f"model's {context} positions are left beside the completion: drop it, shorten "
+                "max_completion_length, or set max_prompt_length (which cuts text prompts)"
+            )
+        if args.max_prompt_length is not None and len(ids) > args.max_prompt_length:
+            raise ValueError(
+                f"prompt {row} of train_dataset has {len(ids)} tokens, max_prompt_length is "
+                f"{args.max_prompt_length}: only text prompts are cut, drop or shorten it"
             )
     return encoded
 

@@ -99,7 +99,7 @@ class StepCallback(TrainerCallback):
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(float(loss)):
             raise FloatingPointError(
-                f"loss is {loss} at step {state.global_step}: lower the learning rate or raise beta"
+                f"loss is {loss} at step {state.global_step}: lower the learning rate"
             )
         row = {key: finite(value) for key, value in (logs or {}).items() if key != "total_flos"}
         self.context.log({"step": state.global_step, **row})

@@ -378,6 +378,20 @@ def test_a_checkpoint_of_something_else_is_refused(make, tmp_path):
         make().train(resume_from_checkpoint=str(folder))
 
 
+def test_a_resumed_run_keeps_its_first_reference(make, tmp_path):
+    """The bug of others: a reference made from the policy that is resumed."""
+    make(save_strategy="steps", save_steps=4).train()
+    folder = tmp_path / "checkpoint-4"
+    with pytest.raises(ValueError, match="the reference is not the one that this run started with"):
+        make(AutoModelForCausalLM.from_pretrained(folder)).train(resume_from_checkpoint=str(folder))
+    make().train(resume_from_checkpoint=str(folder))
+
+
+def test_fp16_weights_are_refused(make, policy):
+    with pytest.raises(ValueError, match="weights are fp16"):
+        make(copy.deepcopy(policy).half())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 def test_bf16_on_an_accelerator_stays_within_its_tolerance(policy, tokenizer, tmp_path):

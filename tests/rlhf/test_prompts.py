@@ -1,5 +1,6 @@
 """Prompts as text: what is cut, and where."""
 
+import pytest
 from datasets import Dataset
 
 from pipelines.rlhf import PPOConfig
@@ -35,6 +36,12 @@ def test_a_long_prompt_keeps_its_end_and_begins_at_a_boundary(tokenizer, tmp_pat
 def test_a_word_longer_than_the_limit_is_cut_between_tokens(tokenizer, tmp_path):
     text = encode(tokenizer, tmp_path, "x" * 40, max_prompt_length=5)
     assert 0 < len(text) <= 40 and set(text) == {"x"}
+
+
+def test_ids_are_never_cut(tokenizer, tmp_path):
+    args = PPOConfig(str(tmp_path), use_cpu=True, bf16=False, max_prompt_length=2)
+    with pytest.raises(ValueError, match="only text prompts are cut"):
+        encode_prompts(Dataset.from_dict({"prompt_ids": [[5, 6, 7]]}), tokenizer, args, None)
 
 
 def test_the_order_of_prompts_can_stay_what_it_was(tmp_path):
