@@ -24,6 +24,9 @@ from pipelines.shared.errors import UserError
 FIELDS = ("experiment", "scale", "title", "question", "steps", "arms", "runs")
 ESTIMATOR_SEED = 0
 REPEATS, SAMPLES = 5_000, 256
+LADDER = tuple(SAMPLES * 16**step for step in range(10))  # how many samples an interval may need
+HONEST = (0.92, 0.98)  # coverage of a nominal 95% interval that is taken for honest
+FARTHEST = 3.0  # standard errors between a mean over repeats and the truth
 TRAINING = ("oracle-reward-model", "oracle-ppo", "oracle-dpo", "oracle-ablation")
 
 
@@ -156,44 +159,61 @@ def exact_curve(study: OracleStudy, points: int = 121) -> pd.DataFrame:
 
 
 def estimator_table(study: OracleStudy) -> pd.DataFrame:
-    """The KL meter on policies whose KL is known (schema ESTIMATORS).
+    """The KL meter on policies whose KL is known (schema ESTIMATORS): those of the first seed that
+    learnt from exact labels or the true reward.
 
-    Every repeat draws `SAMPLES` independent pairs of a prompt and a completion of the policy, and
-    makes the same interval from them as the studies do, with draws as the unit.
+    Every repeat draws independent pairs of a prompt and a completion of the policy, and makes the
+    same interval from them as the studies do, with draws as the unit.
     """
-    generator = np.random.default_rng(ESTIMATOR_SEED)
     rows = []
+    first = min(policy.run["seed"] for policy in study.policies)
     for policy in study.policies:
+        run = policy.run
+        if run["seed"] != first or run["labels"] == "sampled":
+            continue
         p = np.exp(policy.logp).ravel() / policy.logp.shape[0]
         p = p / p.sum()
-        ref_logp, _ = policy.reference
-        truth = float((p * (policy.logp - ref_logp).ravel()).sum())
-        drawn = generator.choice(len(p), size=(REPEATS, SAMPLES), p=p)
+        truth = float((p * (policy.logp - policy.reference[0]).ravel()).sum())
         for name in ("k1", "k3", "rb"):
             values = policy.columns[f"kl_{name}"].ravel()
+            found = calibration(values, p, truth, SAMPLES)
+            needed = next((n for n in LADDER if honest(calibration(values, p, truth, n))), None)
             rows.append(
                 {
-                    **{key: policy.run[key] for key in ("arm", "beta", "seed", "labels")},
+                    **{key: run[key] for key in ("arm", "beta", "seed", "labels")},
                     "kl_estimator": name,
                     "kl": truth,
-                    **_calibration(values[drawn], truth),
+                    **found,
                     **_moments(values, p),
                     "samples": SAMPLES,
                     "repeats": REPEATS,
-                    "run": policy.run["evaluation"][:8],
+                    "samples_needed": needed,
+                    "run": run["evaluation"][:8],
                 }
             )
-    order = ["labels", "arm", "beta", "seed", "kl_estimator"]
+    order = ["labels", "arm", "beta", "kl_estimator"]
     return conform(pd.DataFrame(rows), "estimators").sort_values(order, ignore_index=True)
 
 
-def _calibration(values: np.ndarray, truth: float) -> dict[str, float]:
-    """Mean over repeats, its distance to the truth in standard errors, and coverage: (R, N)."""
-    means = values.mean(1)
-    error = means.std(ddof=1) / np.sqrt(len(means))
-    half = margin(values.std(1, ddof=1) / np.sqrt(values.shape[1]), values.shape[1])
+def calibration(values: np.ndarray, p: np.ndarray, truth: float, samples: int) -> dict[str, float]:
+    """An estimator on `REPEATS` sets of samples: the mean over repeats, its distance to the truth
+    in standard errors, and how often the 95% interval holds the truth.
+
+    Args:
+        values: the estimator on each outcome. p: the outcomes' probabilities.
+    """
+    counts = np.random.default_rng(ESTIMATOR_SEED).multinomial(samples, p, size=REPEATS)
+    means = counts @ values / samples
+    squares = (counts * (values - means[:, None]) ** 2).sum(1) / (samples - 1)
+    error = means.std(ddof=1) / np.sqrt(REPEATS)
+    half = margin(np.sqrt(squares / samples), samples)
     covered = float((np.abs(means - truth) <= half).mean())
     return {"kl_mean": means.mean(), "z": (means.mean() - truth) / error, "coverage": covered}
+
+
+def honest(found: Mapping[str, float]) -> bool:
+    """True where the mean and the intervals are what they claim to be."""
+    return abs(found["z"]) <= FARTHEST and HONEST[0] <= found["coverage"] <= HONEST[1]
 
 
 def _moments(values: np.ndarray, p: np.ndarray) -> dict[str, float]:

@@ -38,7 +38,7 @@ PRINTED = {
     "reward_model": "seed variant pairwise_accuracy pairwise_accuracy_se n_pairs pearson spearman",
     "sample_completions": "prompt arm setting variant completion reward_gold",
     "oracle": "arm labels beta seed closed_share reward kl reward_opt kl_opt",
-    "estimators": "arm labels beta seed kl_estimator kl kl_mean z variance coverage",
+    "estimators": "arm labels beta kl_estimator kl kl_mean z variance coverage samples_needed",
     "details": "detail change closed_share difference difference_low difference_high stopped",
 }
 

@@ -77,6 +77,8 @@ ESTIMATORS = {
     "coverage": "float64",  # of nominal 95% intervals
     "samples": "int64",  # each repeat
     "repeats": "int64",
+    # fewest samples (of 256 x 16^k) with mean and coverage as they claim; null where none was found
+    "samples_needed": "float64",
     "run": "string",
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipelines.rlhf.checks import RatioError, TokenizerError
 from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.shared.logprobs import Sequences
 from pipelines.shared.models import token_values
@@ -89,4 +90,11 @@ BROKEN: dict[str, type[PPOTrainer]] = {
     "score-at-first-token": ScoreAtFirstToken,
     "dropout-on": DropoutOn,
     "values-one-late": ValuesOneLate,
+}
+
+# The check of the trainer that should stop it.
+STOPPED_BY: dict[str, tuple[type[Exception], ...]] = {
+    "pad-is-eos": (TokenizerError,),
+    "update-at-temperature-1": (RatioError,),
+    "dropout-on": (RatioError,),
 }

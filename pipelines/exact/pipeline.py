@@ -63,7 +63,7 @@ def evaluation(task: Step, policy: Step) -> Step:
         stage="oracle-evaluation",
         label=f"{policy.stage}-{policy.label}",
         function="pipelines.exact.steps:evaluate",
-        version=1,
+        version=2,
         recipe={},
         upstream={"task": task, "policy": policy},
     )

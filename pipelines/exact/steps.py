@@ -14,7 +14,7 @@ from trl import DPOConfig, RewardConfig
 from pipelines.dpo.dpo import SoftLabelDPOTrainer
 from pipelines.evaluate.kl import divergence
 from pipelines.evaluate.schema import ENUMERATED, conform
-from pipelines.exact.ablations import BROKEN
+from pipelines.exact.ablations import BROKEN, STOPPED_BY
 from pipelines.exact.enumeration import every_pair, sequence_logprobs
 from pipelines.exact.task import Task
 from pipelines.rlhf.ppo_config import PPOConfig
@@ -40,6 +40,7 @@ from pipelines.shared.steps import Context
 from pipelines.shared.training import PolicyWriter, StepCallback, trainer_arguments
 
 LABEL_STREAM = 5
+METER_TOLERANCE = 1e-4  # nats per sequence, between two ways to compute them in fp32
 
 
 def comparisons(task: Task, spec: OracleLabelsSpec, seed: int) -> pd.DataFrame:
@@ -100,6 +101,8 @@ def train_reward_model(context: Context) -> None:
     task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
     pairs = comparisons(task, context.spec("labels"), context.seed)
     model: Any = new_reward_model(folder / "checkpoint", spec.init)
+    if spec.normalise == "gain-bias":
+        model.score.weight.data /= moments(model, task, tokenizer.pad_token_id)[1]
     columns = {
         f"{side}_ids": [
             [*task.prompts[x], *task.completions[y]]
@@ -128,16 +131,26 @@ def train_reward_model(context: Context) -> None:
     trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
     with context.ledger.phase("train"):
         trainer.train()
-    model.eval()
-    with torch.no_grad():
-        every = every_pair(task.prompts, task.completions, tokenizer.pad_token_id)
-        scores = rewards(model, every).double().numpy().reshape(task.rewards.shape)
-    p = np.exp(task.ref_logp) / len(task.prompts)
-    mean = float((p * scores).sum())
-    normalise(model, mean, float(np.sqrt((p * (scores - mean) ** 2).sum())), spec.normalise)
+    normalise(model, *moments(model, task, tokenizer.pad_token_id), spec.normalise)
     model.save_pretrained(context.path / "checkpoint")
     tokenizer.save_pretrained(context.path / "checkpoint")
-    context.log(calibration(task, scores))
+    context.log(calibration(task, scores_of(model, task, tokenizer.pad_token_id)))
+
+
+@torch.no_grad()
+def scores_of(model: Any, task: Task, pad_id: int) -> np.ndarray:
+    """A reward model's score of every completion, (X, Y)."""
+    model.eval()
+    every = every_pair(task.prompts, task.completions, pad_id)
+    return rewards(model, every).double().numpy().reshape(task.rewards.shape)
+
+
+def moments(model: Any, task: Task, pad_id: int) -> tuple[float, float]:
+    """Exact mean and standard deviation of the scores of the reference's completions."""
+    scores = scores_of(model, task, pad_id)
+    p = np.exp(task.ref_logp) / len(task.prompts)
+    mean = float((p * scores).sum())
+    return mean, float(np.sqrt((p * (scores - mean) ** 2).sum()))
 
 
 def calibration(task: Task, scores: np.ndarray) -> dict[str, float]:
@@ -154,14 +167,19 @@ def calibration(task: Task, scores: np.ndarray) -> dict[str, float]:
 
 
 def ablate(context: Context) -> None:
-    """Step: a PPO run with a detail changed, and its exact distribution; if our own checks stop it,
-    the error is logged as `stopped` and the table is empty. Writes policy.parquet."""
+    """Step: a PPO run with a detail changed, and its exact distribution. Writes policy.parquet.
+
+    If the check that this change should trip stops it, or training diverges, the error is logged as
+    `stopped` and the table is empty; any other error is an error.
+    """
     ablation: AblationSpec = context.spec("ablation")
+    expected: tuple[type[Exception], ...] = (
+        FloatingPointError,
+        *STOPPED_BY.get(ablation.broken, ()),
+    )
     try:
         train_ppo(context)
-    except (ValueError, RuntimeError) as error:
-        if not ablation.broken and ablation.temperature == 1.0:
-            raise
+    except expected as error:
         context.log({"stopped": str(error)})
         empty = pd.DataFrame({name: [] for name in ENUMERATED})
         conform(empty, "enumerated").to_parquet(context.path / "policy.parquet")
@@ -253,24 +271,35 @@ def evaluate(context: Context) -> None:
 def enumerate_policy(context: Context, run: Path) -> None:
     """A policy's exact distribution, with the KL meter's reading of every completion.
 
-    Writes policy.parquet (schema ENUMERATED), one row per prompt and completion.
+    Writes policy.parquet (schema ENUMERATED), one row per prompt and completion. The log-probs are
+    not the meter's own, so that the meter is held against something.
+
+    Raises:
+        RuntimeError: the meter's log-probs are other ones.
     """
     folder = context.inputs["task"]
     task, tokenizer = Task(folder), load_tokenizer(folder / "checkpoint")
-    policy = load_policy(run / "checkpoint")
-    reference = load_policy(folder / "checkpoint")
-    sequence_logprobs(policy, task.prompts, task.completions, tokenizer.pad_token_id)  # sum to 1
-    every = every_pair(task.prompts, task.completions, tokenizer.pad_token_id)
+    policy, reference = load_policy(run / "checkpoint"), load_policy(folder / "checkpoint")
+    pad_id = tokenizer.pad_token_id
+    logp = sequence_logprobs(policy, task.prompts, task.completions, pad_id).numpy().ravel()
+    every = every_pair(task.prompts, task.completions, pad_id)
     logits, ref_logits = (completion_logits(model, every).double() for model in (policy, reference))
     meter = divergence(logits, ref_logits, every.completion_ids, every.completion_mask)
-    columns = {name: value.numpy() for name, value in vars(meter).items() if name != "entropy"}
+    for name, own in (("logp", logp), ("ref_logp", task.ref_logp.ravel())):
+        worst = float(np.abs(getattr(meter, name).numpy() - own).max())
+        if not worst < METER_TOLERANCE:
+            raise RuntimeError(
+                f"the KL meter's {name} is off the enumerated one by {worst:.1e} nats"
+            )
     x, y = task.rewards.shape
     table = pd.DataFrame(
         {
             "prompt": np.repeat(np.arange(x), y),
             "completion": np.tile(np.arange(y), x),
             "reward": task.rewards.ravel(),
-            **columns,
+            "logp": logp,
+            "ref_logp": task.ref_logp.ravel(),
+            **{name: getattr(meter, name).numpy() for name in ("kl_k1", "kl_k3", "kl_rb")},
         }
     )
     conform(table, "enumerated").to_parquet(context.path / "policy.parquet")

@@ -58,7 +58,7 @@ def make(context: Context) -> None:
     spec: TaskSpec = context.spec("task")
     generator = torch.Generator().manual_seed(context.seed)
     tokenizer = new_tokenizer(spec.symbols)
-    prompts = [prompt_ids(number, spec) for number in range(spec.prompts)]
+    prompts = new_prompts(spec)
     ends = [tokenizer.eos_token_id] if spec.eos else []
     every = completions(range(spec.symbols), spec.length, ends[0] if ends else None)
     model = new_reference(spec, tokenizer)
@@ -127,10 +127,12 @@ def new_tokenizer(symbols: int) -> PreTrainedTokenizerFast:
     )
 
 
-def prompt_ids(number: int, spec: TaskSpec) -> list[int]:
-    """One symbol for even numbers, two for odd ones: some prompts are padded on the left."""
-    first = number % spec.symbols
-    return [first] if number % 2 == 0 else [first, (number // spec.symbols + 1) % spec.symbols]
+def new_prompts(spec: TaskSpec) -> list[list[int]]:
+    """Distinct prompts of one and two symbols in turn: some are padded on the left."""
+    symbols = range(spec.symbols)
+    first = [[symbol] if symbol % 2 == 0 else [symbol, 1] for symbol in symbols]
+    every = [[a] for a in symbols] + [[a, b] for a in symbols for b in symbols]
+    return (first + [prompt for prompt in every if prompt not in first])[: spec.prompts]
 
 
 def new_reference(spec: TaskSpec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -15,9 +15,9 @@ def masked_mean(
 
 
 def masked_var(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Unbiased variance over the real tokens of a batch: (B, C), (B, C) -> ()."""
+    """Unbiased variance over the real tokens of a batch, 0 of one: (B, C), (B, C) -> ()."""
     centred = values - masked_mean(values, mask)
-    return ((centred**2) * mask).sum() / (mask.sum() - 1)
+    return ((centred**2) * mask).sum() / (mask.sum() - 1).clamp(min=1)
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:

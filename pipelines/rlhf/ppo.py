@@ -25,14 +25,17 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from pipelines.rlhf.actor_critic import ActorCritic, disable_dropout, load_weights, new_critic
 from pipelines.rlhf.checks import (
+    check_adapter,
     check_ratio,
     check_reference,
     check_reward_model,
     check_runtime,
     check_tokenizer,
+    check_vocabulary,
 )
 from pipelines.rlhf.completions_log import CompletionsLog
 from pipelines.rlhf.losses import (
@@ -55,10 +58,12 @@ from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import Sequences, completion_logprobs, gather_logprobs
 from pipelines.shared.sampling import context_length, keyed_uniforms, sample
 
-RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+# One step of bf16 at a logit between 16 and 32 is 0.125: two of them are a ratio of 1.28.
+RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.3}
 NOISE_STREAM = 1_000  # + update; keeps PPO's sampling noise apart from every other use of the seed
 SHUFFLE_STREAM = 4
 PER_PROCESS = 100_003  # apart from keyed noise: processes' seeds, as in Huang et al. 2024
+LEAST_SCALE = 1e-2
 STATE = "ppo_state.json"
 REFERENCE = "reference"
 
@@ -86,7 +91,7 @@ class PPOTrainer(Trainer):
     Raises:
         ValueError: what is wrong with a model, tokenizer or prompt, before training; a score that
             is missing or not finite, when it comes.
-        RuntimeError: the first minibatch's ratio is not 1.
+        RatioError: the first minibatch's ratio is not 1.
     """
 
     args: PPOConfig
@@ -112,32 +117,45 @@ class PPOTrainer(Trainer):
     ) -> None:
         args = args or PPOConfig("ppo")
         name = model if isinstance(model, str) else model.config._name_or_path
+        # fp32 as in TRL: in bf16 weights, most steps at these learning rates are rounded away.
+        options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
         policy: Any = model
         if isinstance(model, str):
-            policy = AutoModelForCausalLM.from_pretrained(model, **(args.model_init_kwargs or {}))
+            policy = AutoModelForCausalLM.from_pretrained(model, **options)
         tokenizer: Any = processing_class or AutoTokenizer.from_pretrained(name)
         check_tokenizer(tokenizer)
         judge: Any = reward_model
         if isinstance(reward_model, str):
-            judge = AutoModelForSequenceClassification.from_pretrained(reward_model, num_labels=1)
+            judge = AutoModelForSequenceClassification.from_pretrained(
+                reward_model, num_labels=1, dtype=torch.float32
+            )
         if judge is not None:
             check_reward_model(judge, policy, tokenizer, reward_processing_class)
         if train_dataset is None:
             raise ValueError("train_dataset is missing: PPO needs prompts to roll out")
-        self._prompts = encode_prompts(train_dataset, tokenizer, args, context_length(policy))
-        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
         value = self._critic(policy, judge, value_model, args)
+        readers = [network for network in (policy, ref_model, judge, value) if network is not None]
+        check_vocabulary(tokenizer, readers)
+        contexts = [size for size in map(context_length, readers) if size is not None]
+        self._prompts = encode_prompts(
+            train_dataset, tokenizer, args, min(contexts) if contexts else None
+        )
+        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
         adapted = peft_config is not None or hasattr(policy, "peft_config")
         if ref_model is model:
             raise ValueError("ref_model is the policy itself: pass a copy, or None")
+        if adapted and args.ema_reference is not None:
+            raise ValueError("ema_reference cannot follow an adapter: train without PEFT")
         if ref_model is None and not adapted:
             ref_model = copy.deepcopy(policy)
-        if ref_model is None and args.ema_reference is not None:
-            raise ValueError("ema_reference needs a reference of its own: pass ref_model with PEFT")
         if peft_config is not None:
             from peft import get_peft_model
 
             policy = get_peft_model(policy, peft_config)
+        if adapted:
+            check_adapter(policy, self._prompts[0], own_reference=ref_model is not None)
+        if not any(weight.requires_grad for weight in policy.parameters()):
+            raise ValueError("no weight of the policy is trainable: it could learn nothing")
         super().__init__(
             model=ActorCritic(policy, value),
             args=args,
@@ -175,7 +193,8 @@ class PPOTrainer(Trainer):
         self._skipping = False
         self._metrics: dict[str, Any] = defaultdict(float)
         self._samples = CompletionsLog(self) if args.log_completions else None
-        self.add_callback(UpdateBoundary(self))
+        self._boundary = UpdateBoundary(self)
+        self.add_callback(self._boundary)
 
     @staticmethod
     def _critic(
@@ -195,8 +214,13 @@ class PPOTrainer(Trainer):
             if value_model is reward_model:
                 raise ValueError("value_model is the reward model itself: pass a copy, or None")
             return value_model
+        if hasattr(reward_model, "peft_config"):
+            raise ValueError(
+                "the reward model has an adapter: merge_and_unload() it, or pass value_model"
+            )
         if reward_model is not None:
-            return copy.deepcopy(reward_model)
+            # A judge that has served before is frozen; its copy must learn.
+            return copy.deepcopy(reward_model).requires_grad_(True)
         if hasattr(policy, "peft_config"):
             raise ValueError("pass value_model, or share_trunk=True, with a PEFT model")
         return new_critic(policy)
@@ -302,15 +326,18 @@ class PPOTrainer(Trainer):
             end=end,
             clamp=args.clamp_kl,
         )
+        scale = 1.0  # what the score was divided by: the KL in the loss must be, too
         if args.whiten_rewards:
+            scale *= float((masked_var(rewards, value_mask) + 1e-8).sqrt())
             rewards = whiten(rewards, value_mask, shift_mean=False)
         advantages, returns = gae(rewards, values, value_mask, args.gamma, args.lam)
-        advantages, scale = advantages[:, : mask.shape[1]] * mask, 1.0
+        advantages = advantages[:, : mask.shape[1]] * mask
         if args.whiten_advantages:
-            scale = float((masked_var(advantages, mask) + 1e-8).sqrt())
+            scale *= float((masked_var(advantages, mask) + 1e-8).sqrt())
             advantages = whiten(advantages, mask)
         self._log_rollout(sampled, values, returns, value_mask)
-        kl_weight = 0.0 if in_reward else self.kl_coef / scale  # on the scale of the advantages
+        # Scores that are all alike would make the KL's weight as large as one likes.
+        kl_weight = 0.0 if in_reward else self.kl_coef / max(scale, LEAST_SCALE)
         old = self.value_moments.mean, self.value_moments.std
         if args.normalise_values:
             self.value_moments.add(returns, value_mask)
@@ -484,7 +511,8 @@ class PPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over the update, of all processes."""
-        if self._metrics:
+        boundary = self.state.global_step % self.args.steps_per_update == 0
+        if self._metrics and boundary:
             # One order for all processes: what is added up must be the same quantity.
             names = sorted(self._metrics)
             own = [float(self._metrics[name]) for name in names]
@@ -500,6 +528,8 @@ class PPOTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the policy as a Transformers folder, with the critic and PPO's state inside."""
+        if not self.args.should_save:  # every process comes here
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         self._networks.save(folder)
         self.processing_class.save_pretrained(folder)
@@ -509,24 +539,52 @@ class PPOTrainer(Trainer):
             "kl_coef": self.kl_coef,
             "values": dataclasses.asdict(self.value_moments),
             "reference": self._reference_sums(),
+            "steps_per_update": self.args.steps_per_update,
         }
         (folder / STATE).write_text(json.dumps(state))
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A rollout belongs to the weights it was made with: save between two, not amid one."""
+        if self.state.global_step % self.args.steps_per_update:
+            self._boundary.save_pending = True
+        else:
+            super()._save_checkpoint(model, trial)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card is the policy's, which is what is published."""
+        both, self.model = self.model, self._networks.policy
+        try:
+            super().create_model_card(*args, **kwargs)
+        finally:
+            self.model = both
+
+    @torch.no_grad()
     def _reference_sums(self) -> list[float]:
         """Sums over the reference's weights and their squares: to know it again."""
         network = self._networks.policy if self.ref_model is None else self.ref_model
-        weights = [p.detach().double() for n, p in network.named_parameters() if "lora_" not in n]
-        return [float(sum(w.sum() for w in weights)), float(sum((w**2).sum() for w in weights))]
+        sums = [0.0, 0.0]
+        for name, weight in network.named_parameters():
+            if "lora_" not in name:  # an adapter is not the reference's
+                values = weight.double()
+                sums[0] += float(values.sum())
+                sums[1] += float((values**2).sum())
+        return sums
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read back what `_save` wrote; the Trainer restores optimiser, schedule and step."""
         folder = Path(resume_from_checkpoint)
         if not (folder / STATE).is_file():
             raise ValueError(f"{folder} has no {STATE}: it is not a checkpoint of PPOTrainer")
+        state = json.loads((folder / STATE).read_text())
+        if state["steps_per_update"] != self.args.steps_per_update:
+            raise ValueError(
+                f"{folder} was made with {state['steps_per_update']} steps an update, not "
+                f"{self.args.steps_per_update}: keep num_ppo_epochs and num_mini_batches"
+            )
         self._networks.load(folder)
         if self.args.ema_reference is not None:
             load_weights(self.ref_model, folder / REFERENCE)
-        state = json.loads((folder / STATE).read_text())
         check_reference(state["reference"], self._reference_sums())
         self.kl_coef, self.value_moments = state["kl_coef"], RunningMoments(**state["values"])
 
@@ -538,8 +596,15 @@ class UpdateBoundary(TrainerCallback):
         self.trainer = trainer
         self.save_pending = False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Nothing of a run that was stopped amid an update goes into the next."""
+        self.save_pending = self.trainer._skipping = False
+        self.trainer._batches.clear()
+        self.trainer._metrics.clear()
+        self.trainer._ratios.zero_()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A rollout belongs to the weights it was made with: save between two, not amid one."""
+        """Put a checkpoint that was asked for off until the update's end."""
         wanted = self.save_pending or control.should_save
         at_boundary = state.global_step % args.steps_per_update == 0
         control.should_save, self.save_pending = wanted and at_boundary, wanted and not at_boundary
@@ -548,7 +613,7 @@ class UpdateBoundary(TrainerCallback):
         """Drop the gradients of a minibatch whose mean ratio is too high, and of those after it."""
         trainer, ratios = self.trainer, self.trainer._ratios.clone()
         trainer._ratios.zero_()
-        if state.global_step < args.critic_warmup * args.steps_per_update and not args.share_trunk:
+        if state.global_step < args.critic_warmup * args.steps_per_update:
             for weight in trainer._networks.policy.parameters():
                 weight.grad = None  # not 0: the optimiser shall not touch them at all
         if args.ratio_threshold is None:

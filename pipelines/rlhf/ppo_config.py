@@ -122,7 +122,7 @@ class PPOConfig(TrainingArguments):
         None, "Skip the rest of an update once a minibatch's mean ratio exceeds this."
     )
     ratio_tolerance: float | None = setting(
-        None, "How far off 1 the first ratio may be. None: 1e-4, or 0.1 in bf16."
+        None, "How far off 1 the first ratio may be. None: 1e-4, or 0.3 in bf16."
     )
     disable_dropout: bool = setting(True, "Dropout off everywhere; on, the first ratio is not 1.")
     learning_rate: float = setting(3e-6, "AdamW's start; linear to 0 by default.")
@@ -159,12 +159,18 @@ class PPOConfig(TrainingArguments):
             raise ValueError("kl_coef = 0: adaptive control multiplies it, start above 0")
         steps = self.updates * self.steps_per_update
         if self.max_steps not in (-1, steps):
-            raise ValueError("the length of training is `updates`: max_steps follows from it")
+            raise ValueError(
+                "the length of training is `updates`: max_steps follows from it, leave it at -1"
+            )
         if self.fp16:
             raise ValueError("fp16 overflows in PPO's ratios: use bf16, or fp32")
         if self.eval_strategy != "no":
             raise ValueError("PPOTrainer does not evaluate: evaluate the saved policies")
+        if self.save_strategy == "best":
+            raise ValueError("save_strategy = 'best' needs an evaluation: use steps or epoch")
         self.max_steps = steps
+        # What is logged are means over an update: one row for each.
+        self.logging_strategy, self.logging_first_step = "steps", False
         self.logging_steps = self.steps_per_update
         self.remove_unused_columns = False
         super().__post_init__()
@@ -174,6 +180,11 @@ class PPOConfig(TrainingArguments):
                 f"rollouts = {self.rollouts} must be a multiple of {parts} = num_mini_batches "
                 f"{self.num_mini_batches} x gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps} x {self.world_size} processes"
+            )
+        if not self.skip_padding and (self.rollout_batch_size or self.world_size > 1):
+            raise ValueError(
+                "skip_padding = False makes positions depend on the batch: use one process and no "
+                "rollout_batch_size"
             )
         self.per_device_train_batch_size = self.rollouts // parts
 

@@ -84,6 +84,8 @@ def truncate(
             shorter = tokenizer(kept[boundary.end() :])["input_ids"]
             if 0 < len(shorter) <= length:
                 return shorter
+    if ids[0] == tokenizer.bos_token_id and length > 1:  # it is no word to be cut
+        return [ids[0], *ids[1 - length :]]
     return ids[-length:]
 
 

@@ -80,10 +80,9 @@ def train(context: Context) -> None:
     trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
     with context.ledger.phase("train"):
         trainer.train()
-    if spec.normalise != "none":
-        with context.ledger.phase("normalise"):
-            scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
-        normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
+    with context.ledger.phase("normalise"):
+        scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
+    normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
     model.save_pretrained(context.path / "checkpoint")
     tokenizer.save_pretrained(context.path / "checkpoint")
     context.log({name: getattr(model.config, name, None) for name in ("reward_mean", "reward_std")})
@@ -115,7 +114,9 @@ def raw_scores(
 
 def normalise(model: Any, mean: float, std: float, how: str) -> None:
     """Make scores of the reference have mean 0 (`bias`; Huang et al. 2024), and also standard
-    deviation 1 (`gain-bias`; Ziegler et al. 2019)."""
+    deviation 1 (`gain-bias`; Ziegler et al. 2019); `none` leaves them."""
+    if how == "none":
+        return
     model.config.reward_mean = mean
     if how == "gain-bias":
         model.config.reward_std = std

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipelines.shared.logprobs import Sequences
 from pipelines.shared.models import rewards
 
-# Called with prompts, completions (text, or messages where the prompts are messages),
-# completion_ids, and the data set's other columns; returns one number a completion.
+# Called with prompts (as in the data set, before any cut), completions (text, or messages where the
+# prompts are messages), completion_ids, and the data set's other columns; returns one number a
+# completion.
 RewardFunction = Callable[..., Sequence[float]]
 
 
@@ -66,7 +67,9 @@ class Scorer:
             given = self._arguments(sequences, rows)
         for function, weight in zip(self.functions, self.weights, strict=True):
             name = f"reward function {getattr(function, '__name__', type(function).__name__)}"
-            scores = as_scores(function(**given), len(rows), name)
+            with torch.autocast(total.device.type, enabled=False):  # ours is not the function's
+                returned = function(**given)
+            scores = as_scores(returned, len(rows), name)
             total += weight * self._checked(scores, name, sequences, indices).to(total)
         return total
 

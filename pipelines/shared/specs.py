@@ -325,10 +325,9 @@ class TaskSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompts > self.symbols**2:
-            raise UserError(
-                f"task.prompts = {self.prompts}: there are only {self.symbols**2} prompts"
-            )
+        there_are = self.symbols + self.symbols**2
+        if self.prompts > there_are:
+            raise UserError(f"task.prompts = {self.prompts}: there are only {there_are}")
         if (self.symbols + self.eos) ** self.length > 20_000:
             raise UserError(
                 f"task.symbols = {self.symbols}, task.length = {self.length}: too many completions "

@@ -90,6 +90,16 @@ def main() -> None:
         ],
         callbacks=[DieAt(given.die_at)],
     )
+    networks, write = trainer._networks, trainer._networks.save
+
+    def save(folder: Path) -> None:
+        with (given.folder / "saved_by.txt").open("a") as file:
+            file.write(f"{trainer.accelerator.process_index}\n")
+        write(folder)
+
+    networks.save = save
+    own = trainer.accelerator
+    (given.folder / f"rank-{own.process_index}-of-{own.num_processes}").touch()
     trainer.train(resume_from_checkpoint=given.resume)
     if trainer.is_world_process_zero():
         (given.folder / "losses.json").write_text(json.dumps(trainer.state.log_history))

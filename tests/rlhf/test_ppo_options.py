@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from pipelines.rlhf import PPOConfig, PPOTrainer
-from pipelines.rlhf.losses import gae
+from pipelines.rlhf.losses import gae, kl_penalised_rewards, masked_var
 from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.rollout import RunningMoments
 from pipelines.shared.logprobs import completion_logprobs
@@ -83,11 +83,17 @@ def own_fields() -> list[str]:
     return [f.name for f in dataclasses.fields(PPOConfig) if f.name not in inherited]
 
 
+INHERITED_BY_HF = {"learning_rate", "adam_epsilon", "logging_nan_inf_filter"}  # other defaults
+
+
 def test_every_option_is_read_somewhere():
     folder = Path(__file__).parents[2] / "pipelines" / "rlhf"
-    source = "\n".join(path.read_text() for path in folder.glob("*.py"))
+    files = [path for path in folder.glob("*.py") if path.name != "ppo_config.py"]
+    derived = {"updates", "num_ppo_epochs"}  # read in steps_per_update and max_steps
+    source = "\n".join(path.read_text() for path in files)
     for name in own_fields():
-        assert re.search(rf"(args|self)\.{name}\b", source), f"{name} is read nowhere"
+        read = re.search(rf"args\.{name}\b", source)
+        assert read or name in derived or name in INHERITED_BY_HF, f"{name} is read nowhere"
 
 
 def test_the_page_names_every_option_and_every_metric(make):
@@ -210,7 +216,11 @@ def test_an_update_whose_ratio_runs_away_stops(make):
     trainer.train()
     assert torch.equal(weights(trainer), before)
     assert logged(trainer, "policy/skipped") == [4.0, 4.0]
-    assert "policy/skipped" not in make(ratio_threshold=100.0).state.log_history
+    calm = make(ratio_threshold=100.0)
+    before = weights(calm).clone()
+    calm.train()
+    assert logged(calm, "policy/skipped") == [] and not torch.equal(weights(calm), before)
+    assert len(logged(calm, "policy/loss")) == 2
 
 
 def test_the_reference_follows_the_policy_where_asked(make):
@@ -327,7 +337,7 @@ def test_lora_with_either_critic(make, share_trunk):
 def test_the_first_ratio_is_1_in_bf16_and_with_checkpointing(make, options):
     trainer = make(**options)
     trainer.train()
-    assert trainer.ratio_tolerance == (0.1 if "bf16" in options else 1e-4)
+    assert trainer.ratio_tolerance == (0.3 if "bf16" in options else 1e-4)
     assert len(logged(trainer, "policy/loss")) == 2
 
 
@@ -392,17 +402,140 @@ def test_fp16_weights_are_refused(make, policy):
         make(copy.deepcopy(policy).half())
 
 
+def test_a_judge_can_serve_twice_and_the_second_critic_learns_too(make, tmp_path):
+    judge = new_reward_model(tmp_path / "sft").eval()
+    for _ in range(2):
+        trainer = make(reward_model=judge)
+        before = trainer._networks.value.score.weight.detach().clone()
+        trainer.train()
+        assert not torch.equal(trainer._networks.value.score.weight, before)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == self.step
+
+
+def test_a_run_stopped_amid_an_update_leaves_nothing_behind(make, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 4, "updates": 3}
+    whole = make(**settings)
+    whole.train()
+    stopped = make(callbacks=[StopAt(6)], **settings)
+    stopped.train()
+    assert not (tmp_path / "checkpoint-6").exists()
+    stopped.remove_callback(StopAt)
+    stopped.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    torch.testing.assert_close(weights(stopped), weights(whole), atol=0, rtol=0)
+
+
+def test_no_checkpoint_is_made_amid_an_update(make, tmp_path):
+    make(callbacks=[StopAt(6)], save_strategy="epoch").train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+    make(save_strategy="steps", save_steps=4).train()
+    with pytest.raises(ValueError, match="was made with 4 steps an update, not 8"):
+        make(num_mini_batches=4).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_metrics_are_means_of_updates_whatever_the_logging_arguments(make):
+    plain = make()
+    other = make(logging_strategy="epoch", logging_first_step=True)
+    for trainer in (plain, other):
+        trainer.train()
+    for name in ("objective/score", "value/loss", "policy/approx_kl"):
+        assert logged(plain, name) == logged(other, name) and len(logged(plain, name)) == 2
+
+
+def test_a_model_given_by_name_trains_in_fp32(make, policy, tokenizer, tmp_path):
+    copy.deepcopy(policy).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    trainer = make(str(tmp_path / "half"), reward_model=None)
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+
+
+def lora(**changes):
+    from peft import LoraConfig
+
+    return LoraConfig(**({"r": 2, "target_modules": ["c_attn"], "fan_in_fan_out": True} | changes))
+
+
+def test_adapters_whose_reference_would_be_another_are_refused(make, policy, tmp_path):
+    from peft import get_peft_model
+
+    trained = get_peft_model(copy.deepcopy(policy), lora())
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_()
+    with pytest.raises(ValueError, match="the adapter already changes the model"):
+        make(trained)
+    make(trained, ref_model=copy.deepcopy(policy))  # then it is no secret
+    with pytest.raises(ValueError, match="use bias='none'"):
+        make(peft_config=lora(bias="all"))
+    with pytest.raises(ValueError, match="ema_reference cannot follow an adapter"):
+        make(peft_config=lora(), ema_reference=0.9)
+    with pytest.raises(ValueError, match="call it default"):
+        make(get_peft_model(copy.deepcopy(policy), lora(), adapter_name="mine"))
+    frozen = get_peft_model(copy.deepcopy(policy), lora()).requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of the policy is trainable"):
+        make(frozen)
+    judge = get_peft_model(new_reward_model(tmp_path / "sft"), lora())
+    with pytest.raises(ValueError, match="the reward model has an adapter"):
+        make(reward_model=judge)
+
+
+def test_a_token_without_an_embedding_is_refused(make, policy):
+    small = copy.deepcopy(policy)
+    small.resize_token_embeddings(270)
+    with pytest.raises(ValueError, match="is beyond the 1 embeddings"):
+        small.resize_token_embeddings(1)
+        make(small, reward_model=None)
+
+
+def test_the_kl_in_the_loss_is_divided_by_all_that_the_score_was(make):
+    trainer = make(kl_in="loss", whiten_rewards=True)
+    rollout = trainer._roll_out([0, 1, 2, 3] * 4)
+    mask, zeros = rollout.mask, torch.zeros_like(rollout.logprobs)
+    raw = kl_penalised_rewards(rollout.scores, zeros, zeros, mask, 0.0)
+    advantages, _ = gae(rollout.rewards, rollout.values, mask, 1.0, 0.95)
+    divided = masked_var(raw, mask).sqrt() * masked_var(advantages, mask).sqrt()
+    assert rollout.kl_weight == pytest.approx(0.1 / float(divided), rel=1e-4)
+    alike = make(kl_in="loss", reward_model=None, reward_funcs=lambda completions, **_: [0.0] * 16)
+    assert alike._roll_out([0, 1, 2, 3] * 4).kl_weight == pytest.approx(0.1 / 1e-2)
+
+
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_nothing_of_the_policy_moves_in_the_warm_up(make, share_trunk):
+    trainer = make(critic_warmup=2, share_trunk=share_trunk, weight_decay=0.1)
+    before = weights(trainer).clone()
+    trainer.train()
+    assert torch.equal(weights(trainer), before)
+
+
+def test_a_model_card_is_the_policys(make, tmp_path):
+    trainer = make()
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").is_file()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 def test_bf16_on_an_accelerator_stays_within_its_tolerance(policy, tokenizer, tmp_path):
-    args = config(tmp_path, bf16=True, updates=3)
-    args.use_cpu = False
     trainer = PPOTrainer(
         policy,
-        args=args,
+        args=PPOConfig(
+            str(tmp_path),
+            bf16=True,
+            updates=3,
+            rollouts=64,
+            max_completion_length=6,
+            report_to="none",
+            save_strategy="no",
+        ),
         train_dataset=Dataset.from_dict({"prompt_ids": PROMPTS}),
         processing_class=tokenizer,
         reward_funcs=even,
     )
+    assert trainer.args.device.type == "cuda"
     trainer.train()
     assert len(logged(trainer, "policy/loss")) == 3
