@@ -21,9 +21,11 @@ from pipelines.evaluate.schema import conform
 from pipelines.exact.oracle import closed_share, evaluate, optimum
 from pipelines.shared.errors import UserError
 
-FIELDS = ("experiment", "scale", "title", "question", "steps", "arms", "runs")
+FIELDS = ("experiment", "scale", "title", "question", "steps", "arms", "runs", "bars")
 ESTIMATOR_SEED = 0
 REPEATS, SAMPLES = 5_000, 256
+MASS_TOLERANCE = 1e-5  # of the probabilities of all completions, which sum to 1
+CHUNK = 50_000_000  # numbers in memory at once
 LADDER = tuple(SAMPLES * 16**step for step in range(10))  # how many samples an interval may need
 HONEST = (0.92, 0.98)  # coverage of a nominal 95% interval that is taken for honest
 FARTHEST = 3.0  # standard errors between a mean over repeats and the truth
@@ -101,6 +103,7 @@ def _policy(
     stands_on = [records[step] for step in dependencies(records, fingerprint)]
     seconds = sum(r["cost"]["seconds"] for r in stands_on if r["stage"] in TRAINING)
     said = [row["stopped"] for row in read_metrics(folder, fingerprint) if "stopped" in row]
+    _check_run(folder, run, {record["stage"]: record["identity"] for record in stands_on}, again)
     if not columns and not said:
         raise UserError(
             f"the policy of {fingerprint[:8]} is empty, and nothing stopped it: {again}"
@@ -108,11 +111,37 @@ def _policy(
     return Policy(run, seconds, said[0] if said else None, columns)
 
 
+def _check_run(
+    folder: Path, run: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], again: str
+) -> None:
+    """What the manifest says of a run must be what its steps were told (identities by stage)."""
+    trained = next(made[s] for s in ("oracle-ppo", "oracle-dpo", "oracle-ablation") if s in made)
+    recipe = trained["recipe"]
+    taught = made.get("oracle-reward-model", trained)["recipe"].get("labels", {"kind": None})
+    told = {
+        "beta": recipe["dpo"]["beta"] if "dpo" in recipe else recipe["ppo"]["kl_coef"],
+        "seed": trained["seed"],
+        "labels": taught["kind"],
+    }
+    for key, value in told.items():
+        if run[key] != value:
+            raise UserError(
+                f"{folder / 'manifest.json'} gives the run {run['evaluation'][:8]} {key} "
+                f"{run[key]}, its record {value}: {again}"
+            )
+
+
 def oracle_table(study: OracleStudy) -> pd.DataFrame:
     """Where every policy stands, by enumeration (schema ORACLE)."""
     rows = []
     for policy in study.policies:
         beta, (ref_logp, rewards) = policy.run["beta"], policy.reference
+        mass = np.exp(policy.logp).sum(-1)
+        if not np.allclose(mass, 1, atol=MASS_TOLERANCE):
+            raise UserError(
+                f"the probabilities of the policy {policy.run['evaluation'][:8]} sum to {mass}, "
+                "not to 1: evaluate it again"
+            )
         own = evaluate(policy.logp, ref_logp, rewards, beta)
         best = evaluate(optimum(ref_logp, rewards, beta), ref_logp, rewards, beta)
         rows.append(
@@ -184,7 +213,7 @@ def estimator_table(study: OracleStudy) -> pd.DataFrame:
                     "kl_estimator": name,
                     "kl": truth,
                     **found,
-                    **_moments(values, p),
+                    **_moments(values, p, truth),
                     "samples": SAMPLES,
                     "repeats": REPEATS,
                     "samples_needed": needed,
@@ -202,11 +231,15 @@ def calibration(values: np.ndarray, p: np.ndarray, truth: float, samples: int) -
     Args:
         values: the estimator on each outcome. p: the outcomes' probabilities.
     """
-    counts = np.random.default_rng(ESTIMATOR_SEED).multinomial(samples, p, size=REPEATS)
-    means = counts @ values / samples
-    squares = (counts * (values - means[:, None]) ** 2).sum(1) / (samples - 1)
+    generator = np.random.default_rng(ESTIMATOR_SEED)
+    parts, most = [], max(1, CHUNK // len(p))
+    for start in range(0, REPEATS, most):
+        counts = generator.multinomial(samples, p, size=min(most, REPEATS - start))
+        mean = counts @ values / samples
+        parts.append((mean, (counts @ values**2 - samples * mean**2) / (samples - 1)))
+    means, squares = (np.concatenate(part) for part in zip(*parts, strict=True))
     error = means.std(ddof=1) / np.sqrt(REPEATS)
-    half = margin(np.sqrt(squares / samples), samples)
+    half = margin(np.sqrt(np.maximum(squares, 0) / samples), samples)
     covered = float((np.abs(means - truth) <= half).mean())
     return {"kl_mean": means.mean(), "z": (means.mean() - truth) / error, "coverage": covered}
 
@@ -216,11 +249,12 @@ def honest(found: Mapping[str, float]) -> bool:
     return abs(found["z"]) <= FARTHEST and HONEST[0] <= found["coverage"] <= HONEST[1]
 
 
-def _moments(values: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    """Exact variance and skewness of one draw."""
-    centred = values - (p * values).sum()
-    variance = float((p * centred**2).sum())
-    return {"variance": variance, "skewness": float((p * centred**3).sum()) / variance**1.5}
+def _moments(values: np.ndarray, p: np.ndarray, truth: float) -> dict[str, float]:
+    """Exact bias, variance and skewness of one draw."""
+    mean = float((p * values).sum())
+    variance = float((p * (values - mean) ** 2).sum())
+    skewness = float((p * (values - mean) ** 3).sum()) / variance**1.5
+    return {"bias": mean - truth, "variance": variance, "skewness": skewness}
 
 
 def details_table(study: OracleStudy) -> pd.DataFrame:
@@ -230,27 +264,32 @@ def details_table(study: OracleStudy) -> pd.DataFrame:
     for policy in study.policies:
         run = policy.run
         shares.setdefault((run["detail"], run["change"]), {})[run["seed"]] = policy
+    failed = [policy.stopped for policy in shares["", ""].values() if policy.stopped]
+    if failed:
+        raise UserError(f"{study.folder}: the defaults were stopped ({failed[0]})")
     base = {seed: _share(policy) for seed, policy in shares["", ""].items()}
     rows = []
     for (detail, change), policies in shares.items():
         stopped = [policy.stopped for policy in policies.values() if policy.stopped]
-        ran = {seed: _share(policy) for seed, policy in policies.items() if not policy.stopped}
-        own = _interval(np.array(list(ran.values())))
-        apart = _interval(np.array([share - base[seed] for seed, share in ran.items()]))
+        ran = {seed: policy for seed, policy in policies.items() if not policy.stopped}
+        own = _interval(np.array([_share(policy) for policy in ran.values()]))
+        apart = _interval(np.array([_share(p) - base[seed] for seed, p in ran.items()]))
         if not change:
             apart = (float("nan"),) * 3
+        names = ("closed_share", "ci_low", "ci_high")
+        named = ("difference", "difference_low", "difference_high")
         rows.append(
             {
                 "detail": detail,
                 "change": change or "defaults",
+                "note": next(iter(policies.values())).run["note"],
                 "stopped": stopped[0] if stopped else None,
-                **dict(zip(("closed_share", "ci_low", "ci_high"), own, strict=True)),
-                **dict(
-                    zip(("difference", "difference_low", "difference_high"), apart, strict=True)
-                ),
-                "kl": _mean([_kl(policy) for policy in policies.values() if not policy.stopped]),
+                "stopped_seeds": len(stopped),
+                **dict(zip(names, own, strict=True)),
+                **dict(zip(named, apart, strict=True)),
+                "kl": _mean([_kl(policy) for policy in ran.values()]),
                 "seconds": _mean([policy.seconds for policy in policies.values()]),
-                "seeds": len(policies),
+                "seeds": len(ran),
             }
         )
     return conform(pd.DataFrame(rows), "details")

@@ -1,5 +1,7 @@
 """Figures of the studies of the enumerable task."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,8 +10,6 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.formats import arm_name
-
-BARS = {"ppo-gt": 0.98, "dpo": 0.98, "ppo": 0.95}
 
 
 def frontier(table: pd.DataFrame, curve: pd.DataFrame) -> Figure:
@@ -42,8 +42,8 @@ def frontier(table: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def closed(table: pd.DataFrame) -> Figure:
-    """Share of the optimum's gain, by arm and beta."""
+def closed(table: pd.DataFrame, bars: Mapping[str, float]) -> Figure:
+    """Share of the optimum's gain, by arm and beta, with the bars that arms must clear."""
     figure = style.new_figure(7.2, 3.6)
     axes = figure.subplots()
     betas = sorted(table["beta"].unique())
@@ -53,11 +53,11 @@ def closed(table: pd.DataFrame) -> Figure:
     offset = {arm: (number - (len(arms) - 1) / 2) * width for number, arm in enumerate(arms)}
     placed = table.assign(x=table["beta"].map(place) + table["arm"].map(offset))
     _marks(axes, placed, "x", "closed_share")
-    for arm in arms:
+    for arm in [arm for arm in arms if arm in bars]:
         for beta in betas:
             middle = place[beta] + offset[arm]
             axes.hlines(
-                BARS[arm], middle - 0.45 * width, middle + 0.45 * width, color="#555555", lw=1
+                bars[arm], middle - 0.45 * width, middle + 0.45 * width, color="#555555", lw=1
             )
     axes.set_xticks(range(len(betas)), [f"β = {beta:g}" for beta in betas])
     axes.grid(axis="x", visible=False)
@@ -69,11 +69,12 @@ def closed(table: pd.DataFrame) -> Figure:
 
 def details(table: pd.DataFrame) -> Figure:
     """Difference of each change to the defaults, with its interval (schema DETAILS)."""
-    rows = table[table["difference"].notna()].iloc[::-1].reset_index(drop=True)
+    whole = table["difference"].notna() & (table["stopped_seeds"] == 0)
+    rows = table[whole].iloc[::-1].reset_index(drop=True)
     figure = style.new_figure(8.4, 0.235 * len(rows) + 1.0)
     axes = figure.subplots()
     low, high = (rows[f"difference_{side}"].fillna(rows["difference"]) for side in ("low", "high"))
-    worse, better = high < 0, low > 0
+    worse, better = rows["difference_high"] < 0, rows["difference_low"] > 0
     colours = np.select([worse, better], ["#d55e00", "#009e73"], "#555555")
     axes.hlines(rows.index, low, high, color=colours, lw=1.4)
     axes.scatter(rows["difference"], rows.index, color=colours, s=20, zorder=3)

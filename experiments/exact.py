@@ -13,6 +13,9 @@ What would falsify "the trainers are right": ppo-gt or DPO on exact labels closi
 J(pi*) - J(ref), or a reward model with PPO less than 95%, at any beta or seed. (On sampled labels
 there is no bar.)
 
+The settings were chosen on this task and on the seeds 0 to 2, the published ones (results/LOG.md):
+that they exist is the claim, not that any settings do.
+
 Left out: text, prompts beyond these, evaluation by sampling. Scale `large` has 8 symbols and
 completions of up to 4 that may end in EOS.
 
@@ -83,4 +86,5 @@ EXACT = OracleExperiment(
         "ppo": ("ppo.kl_coef", BETAS),
         "dpo": ("dpo.beta", BETAS),
     },
+    bars={"ppo-gt": 0.98, "ppo": 0.95, "dpo": 0.98},
 )

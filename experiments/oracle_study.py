@@ -1,7 +1,7 @@
 """Studies of the enumerable task, where every figure is exact."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ class OracleRun:
 
     Attributes:
         labels: exact or sampled; None where the arm learns from the true reward.
-        detail, change: number of the PPO detail and what was changed, in the study of details.
+        detail, change, note: number of the PPO detail, what was changed, and what to bear in mind,
+            in the study of details.
     """
 
     arm: str
@@ -29,6 +30,7 @@ class OracleRun:
     evaluation: Step
     detail: str = ""
     change: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class OracleStudy(Study):
 
     protocol: OracleProtocol
     runs: Sequence[OracleRun]
+    bars: Mapping[str, float]
 
     def steps(self) -> list[Step]:
         return closure([run.evaluation for run in self.runs])
@@ -53,11 +56,21 @@ class OracleStudy(Study):
                 "labels": run.labels,
                 "detail": run.detail,
                 "change": run.change,
+                "note": run.note,
                 "evaluation": run.evaluation.fingerprint,
             }
             for run in self.runs
         ]
-        return {**super().manifest(), "arms": dict(self.experiment.arms), "runs": runs}
+        labels = self.protocol.labels
+        drawn = f"{labels.at_most:,} pairs drawn evenly" if labels.at_most else "all pairs"
+        return {
+            **super().manifest(),
+            "arms": dict(self.experiment.arms),
+            "runs": runs,
+            "exact_labels": f"{drawn} with their exact probability",
+            "sampled_labels": f"{labels.pairs:,} pairs of samples with labels drawn once",
+            "bars": dict(self.bars),
+        }
 
     def write_report(self, folder: Path) -> Written:
         from analysis.oracle_report import write_report
@@ -68,7 +81,13 @@ class OracleStudy(Study):
 
 @dataclass(frozen=True)
 class OracleExperiment(Experiment):
-    """PPO and DPO against the exact optimum."""
+    """PPO and DPO against the exact optimum.
+
+    Attributes:
+        bars: the least share that each arm must close on exact labels, at scale `mini` as declared.
+    """
+
+    bars: Mapping[str, float] = field(default_factory=dict)
 
     def resolve(
         self,
@@ -82,17 +101,17 @@ class OracleExperiment(Experiment):
         `--set ppo.kl_coef=...` and `--set dpo.beta=...` choose the coefficients; any other setting
         takes one value.
         """
-        protocol, chosen, given = checked(self, scale, arms, seeds, assignments)
+        protocol, chosen, given = checked(self, scale, arms, seeds, assignments, UNUSED)
         start = task(protocol)
         runs = []
         for seed in range(seeds):
             for arm in chosen:
-                name, values = self.sweeps[arm]
-                for beta in given.get(name, values):
-                    runs += self._runs(arm, settings.apply(protocol, {name: beta}), start, seed)
-        return OracleStudy(
-            self, scale, folder_name(self, scale, arms, seeds, given), protocol, runs
-        )
+                swept, values = self.sweeps[arm]
+                for beta in given.get(swept, values):
+                    runs += self._runs(arm, settings.apply(protocol, {swept: beta}), start, seed)
+        name = folder_name(self, scale, arms, seeds, given)
+        declared = scale == "mini" and protocol == self.scales[scale]
+        return OracleStudy(self, scale, name, protocol, runs, self.bars if declared else {})
 
     def _runs(self, arm: str, at: Any, start: Step, seed: int) -> list[OracleRun]:
         """An arm at one coefficient: once, or on both kinds of labels."""
@@ -111,14 +130,25 @@ class OracleExperiment(Experiment):
         return found
 
 
+UNUSED = {
+    "labels.kind": "runs every kind of labels",
+    "labels.temperature": "states its bars for labels of temperature 1",
+    "ablation": "changes nothing about PPO: that is what ppo_details is for",
+}
+
+
 def checked(
     experiment: Experiment,
     scale: str,
     arms: Sequence[str] | None,
     seeds: int,
     assignments: Sequence[str],
+    unused: Mapping[str, str],
 ) -> tuple[Any, list[str], dict[str, tuple[Any, ...]]]:
     """The protocol with the user's settings, the arms, and what was given for the coefficients.
+
+    Args:
+        unused: settings, or whole sections, that this experiment decides itself, and why.
 
     Raises:
         UserError: see `Experiment.resolve`.
@@ -131,6 +161,12 @@ def checked(
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: must be at least 1")
     given = settings.parse(assignments, experiment.scales[scale])
+    for name, values in given.items():
+        for key in (name, name.partition(".")[0]):
+            if key in unused:
+                raise UserError(f"--set {name}: {experiment.name} {unused[key]}")
+        if name in ("ppo.kl_coef", "dpo.beta") and min(values) <= 0:
+            raise UserError(f"--set {name}: must be above 0, without a KL there is no optimum")
     swept = {name for name, _ in experiment.sweeps.values()}
     for name, values in given.items():
         if len(values) > 1 and name not in swept:

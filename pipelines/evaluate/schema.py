@@ -72,6 +72,7 @@ ESTIMATORS = {
     "kl": "float64",  # enumerated
     "kl_mean": "float64",  # over the repeats
     "z": "float64",  # their difference in standard errors
+    "bias": "float64",  # enumerated
     "variance": "float64",  # of one sample, enumerated
     "skewness": "float64",
     "coverage": "float64",  # of nominal 95% intervals
@@ -85,7 +86,9 @@ ESTIMATORS = {
 DETAILS = {
     "detail": "string",  # number in pipelines/rlhf/README.md
     "change": "string",
+    "note": "string",
     "stopped": "string",  # the error that stopped it, null where it ran
+    "stopped_seeds": "int64",
     "closed_share": "float64",  # mean over seeds
     "ci_low": "float64",
     "ci_high": "float64",
@@ -94,7 +97,7 @@ DETAILS = {
     "difference_high": "float64",
     "kl": "float64",
     "seconds": "float64",
-    "seeds": "int64",
+    "seeds": "int64",  # that ran
 }
 
 FRONTIER = {

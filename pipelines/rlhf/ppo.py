@@ -152,10 +152,10 @@ class PPOTrainer(Trainer):
             from peft import get_peft_model
 
             policy = get_peft_model(policy, peft_config)
-        if adapted:
-            check_adapter(policy, self._prompts[0], own_reference=ref_model is not None)
         if not any(weight.requires_grad for weight in policy.parameters()):
             raise ValueError("no weight of the policy is trainable: it could learn nothing")
+        if adapted:
+            check_adapter(policy, self._prompts[0], own_reference=ref_model is not None)
         super().__init__(
             model=ActorCritic(policy, value),
             args=args,

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from pipelines.exact.enumeration import every_pair, objective, sequence_logprobs
 from pipelines.rlhf import PPOConfig, PPOTrainer
-from pipelines.rlhf.rollout import Sampled
+from pipelines.rlhf.rollout import Rollout, Sampled
 from pipelines.shared.logprobs import completion_logprobs
 
 BETA = 0.3
@@ -71,6 +71,12 @@ def enumerated(fixed, policy) -> Sampled:
     )
 
 
+def to_come(sampled: Rollout) -> torch.Tensor:
+    """The log-ratio of each token and all after it, (B, C)."""
+    log_ratio = sampled.logprobs - sampled.ref_logprobs
+    return log_ratio.flip(1).cumsum(1).flip(1)
+
+
 def gradient(value, model) -> torch.Tensor:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     found = torch.autograd.grad(value, weights, allow_unused=True)
@@ -98,7 +104,11 @@ def test_the_gradient_of_the_loss_is_that_of_the_objective(fixed, tmp_path, kl_i
     theirs = -gradient(exact, policy) / 3
     scale = 1.0
     if whitened:  # one factor for all of the gradient, that of the KL in the loss included
-        scale = float(ours @ theirs / (theirs @ theirs))
+        raw = torch.where(batch.mask, batch.scores[:, None], 0.0)  # lambda 1: all of the score
+        if kl_in == "reward":
+            raw = raw - BETA * to_come(batch)
+        scale = 1 / float(raw[batch.mask].std())
+        assert scale == pytest.approx(float(ours @ theirs / (theirs @ theirs)), rel=1e-3)
     assert float(theirs.norm()) > 1e-3
     torch.testing.assert_close(ours, scale * theirs, atol=2e-6, rtol=1e-3)
 
@@ -114,17 +124,19 @@ def test_a_tokenwise_kl_in_the_loss_would_have_no_gradient(fixed):
     assert float(gradient(log_ratio.sum(-1).mean(), policy).norm()) < 1e-5
 
 
-def test_each_kl_estimator_has_the_enumerated_mean_and_honest_intervals(fixed):
+@pytest.mark.parametrize("name", ["fixed", "ending"])
+def test_each_kl_estimator_has_the_enumerated_mean_and_honest_intervals(request, name):
     """5,000 repeats of 256 samples, at a KL where k3 is not yet too skewed for any interval."""
     from analysis.oracle import calibration, honest
     from pipelines.evaluate.kl import divergence
     from pipelines.exact.oracle import optimum
     from pipelines.shared.logprobs import completion_logits
 
-    task = fixed.task
-    sequences = every_pair(task.prompts, task.completions, fixed.tokenizer.pad_token_id)
+    made = request.getfixturevalue(name)
+    task = made.task
+    sequences = every_pair(task.prompts, task.completions, made.tokenizer.pad_token_id)
     with torch.no_grad():
-        ref_logits = completion_logits(fixed.reference, sequences).double()
+        ref_logits = completion_logits(made.reference, sequences).double()
     best = optimum(task.ref_logp, task.rewards, 1.0)
     logits = conditional_logits(best, task, ref_logits.shape[-1])
     meter = divergence(logits, ref_logits, sequences.completion_ids, sequences.completion_mask)
@@ -146,7 +158,7 @@ def conditional_logits(best, task, vocabulary: int) -> torch.Tensor:
             for place in range(3):
                 mass = np.full(vocabulary, 1e-300)
                 for other, logp in zip(task.completions, best[x], strict=True):
-                    if other[:place] == ids[:place]:
+                    if len(other) > place and other[:place] == ids[:place]:
                         mass[other[place]] += np.exp(logp)
                 steps.append(np.log(mass / mass.sum()))
             rows.append(steps)

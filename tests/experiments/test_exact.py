@@ -1,11 +1,12 @@
 """One seed and one beta of `exact`, through the trainers, against the bars of the study."""
 
 import dataclasses
+import json
 
 import pytest
 
 from analysis.oracle import load, oracle_table
-from analysis.oracle_plots import BARS
+from analysis.oracle_report import sentences
 from experiments.exact import EXACT
 from experiments.publish import collect
 from pipelines.shared.errors import UserError
@@ -29,8 +30,8 @@ def made(tmp_path_factory):
 def test_ppo_and_dpo_reach_the_exact_optimum(made):
     folder, _ = made
     table = oracle_table(load(folder)).set_index("arm")
-    assert set(table.index) == set(BARS)
-    for arm, bar in BARS.items():
+    assert set(table.index) == set(EXACT.bars)
+    for arm, bar in EXACT.bars.items():
         row = table.loc[arm]
         assert bar <= row["closed_share"] <= 1, arm
         assert row["objective"] <= row["objective_opt"]
@@ -63,12 +64,40 @@ def test_a_changed_table_is_refused(made):
         path.write_bytes(kept)
 
 
+@pytest.mark.parametrize(("key", "value"), [("beta", 0.1), ("seed", 7), ("labels", "sampled")])
+def test_a_manifest_that_contradicts_its_records_is_refused(made, key, value):
+    folder, _ = made
+    path = folder / "manifest.json"
+    kept = path.read_text()
+    manifest = json.loads(kept)
+    manifest["runs"][-1][key] = value
+    path.write_text(json.dumps(manifest))
+    try:
+        with pytest.raises(UserError, match=f"{key} {value}, its record"):
+            load(folder)
+    finally:
+        path.write_text(kept)
+
+
+def test_verdicts_follow_the_bars(made):
+    folder, _ = made
+    table = oracle_table(load(folder))
+    assert all("every run closes at least" in s for s in sentences(table, EXACT.bars))
+    strict = sentences(table, dict.fromkeys(EXACT.bars, 1.0))
+    assert all("not every run closes" in sentence for sentence in strict)
+    assert not any("at least" in sentence for sentence in sentences(table, {}))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"scale": "paper"}, "scale"),
         ({"arms": ["ppo-g"]}, "did you mean"),
-        ({"assignments": ["task.symbols=3,4"]}, "takes one value"),
+        ({"assignments": ["ppo.updates=1,2"]}, "takes one value"),
+        ({"assignments": ["labels.kind=sampled"]}, "runs every kind of labels"),
+        ({"assignments": ["ablation.broken=dropout-on"]}, "that is what ppo_details is for"),
+        ({"assignments": ["ppo.kl_coef=0.0,0.1"]}, "without a KL there is no optimum"),
+        ({"assignments": ["task.symbols=2", "task.prompts=7"]}, "there are only 6"),
         ({"assignments": ["task.symbols=26", "task.length=6"]}, "too many completions"),
         ({"seeds": 0}, "must be at least 1"),
     ],
