@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from analysis import style
 from analysis.formats import arm_name
 
 
+@matplotlib.rc_context(style.SETTINGS)
 def frontier(table: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     """Reward against KL: the exact optimum, and every policy.
 
@@ -24,24 +26,25 @@ def frontier(table: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     colour = style.STYLES["optimum"][0]
     axes.plot(curve["kl"], curve["reward"], color=colour, linewidth=1.6, zorder=1)
     best = table.drop_duplicates("beta")
-    axes.plot(best["kl_opt"], best["reward_opt"], "*", color=colour, markersize=15, zorder=2)
+    axes.plot(best["kl_opt"], best["reward_opt"], "*", color=colour, markersize=19, zorder=2)
     for row in best.itertuples():
         axes.annotate(
             f"β = {row.beta:g}",
             (row.kl_opt, row.reward_opt),
-            xytext=(6, -16),
+            xytext=(-9, 9),
             textcoords="offset points",
+            ha="right",
             color=colour,
-            bbox=style.HALO,
         )
     _marks(axes, table, "kl", "reward")
-    style.root_scale(axes, "x", 1.12 * max(table["kl"].max(), best["kl_opt"].max()))
+    style.root_scale(axes, "x", 1.3 * max(table["kl"].max(), best["kl_opt"].max()))
     axes.set_xlabel("KL to the reference (nats per completion), exact")
     axes.set_ylabel("true reward, exact")
     _legend(axes, table, "exact optimum")
     return figure
 
 
+@matplotlib.rc_context(style.SETTINGS)
 def closed(table: pd.DataFrame, bars: Mapping[str, float]) -> Figure:
     """Share of the optimum's gain, by arm and beta, with the bars that arms must clear."""
     figure = style.new_figure(7.2, 3.6)
@@ -67,6 +70,7 @@ def closed(table: pd.DataFrame, bars: Mapping[str, float]) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(style.SETTINGS)
 def details(table: pd.DataFrame) -> Figure:
     """Difference of each change to the defaults, with its interval (schema DETAILS)."""
     whole = table["difference"].notna() & (table["stopped_seeds"] == 0)
@@ -96,7 +100,7 @@ def _marks(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
             rows[y],
             linestyle="",
             marker=marker,
-            markersize=6.5,
+            markersize=5.5,
             markerfacecolor=face,
             markeredgecolor=colour,
             alpha=0.9,

@@ -5,10 +5,9 @@ once per micro-batch; the first time they are rolled out and cut into micro-batc
 call of `compute_loss` takes one. README.md beside this file explains every detail and metric.
 """
 
-import copy
 import dataclasses
 import json
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from pipelines.rlhf.actor_critic import ActorCritic, disable_dropout, load_weights, new_critic
-from pipelines.rlhf.checks import (
-    check_adapter,
-    check_ratio,
-    check_reference,
-    check_reward_model,
-    check_runtime,
-    check_tokenizer,
-    check_vocabulary,
-)
+from pipelines.rlhf.actor_critic import ActorCritic, disable_dropout, load_weights
+from pipelines.rlhf.checks import check_adapter, check_ratio, check_reference, check_runtime
 from pipelines.rlhf.completions_log import CompletionsLog
 from pipelines.rlhf.losses import (
     adapted_kl_coef,
@@ -44,19 +27,20 @@ from pipelines.rlhf.losses import (
     clipped_value_loss,
     gae,
     kl_penalised_rewards,
-    masked_mean,
     masked_var,
     scores_without_eos,
     sequence_kl_loss,
     whiten,
 )
+from pipelines.rlhf.networks import assemble
 from pipelines.rlhf.ppo_config import PPOConfig
+from pipelines.rlhf.ppo_metrics import Costs, Metrics
 from pipelines.rlhf.prompts import PromptStream, encode_prompts
 from pipelines.rlhf.rollout import Rollout, RunningMoments, Sampled, gathered, joined
 from pipelines.rlhf.scoring import RewardFunction, Scorer
-from pipelines.shared.ledger import Ledger, ModelCost
-from pipelines.shared.logprobs import Sequences, completion_logprobs, gather_logprobs
-from pipelines.shared.sampling import context_length, keyed_uniforms, sample
+from pipelines.shared.ledger import Ledger
+from pipelines.shared.logprobs import completion_logprobs, gather_logprobs
+from pipelines.shared.sampling import keyed_uniforms, sample
 
 # One step of bf16 at a logit between 16 and 32 is 0.125: two of them are a ratio of 1.28.
 RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.3}
@@ -116,114 +100,60 @@ class PPOTrainer(Trainer):
         ledger: Ledger | None = None,
     ) -> None:
         args = args or PPOConfig("ppo")
-        name = model if isinstance(model, str) else model.config._name_or_path
-        # fp32 as in TRL: in bf16 weights, most steps at these learning rates are rounded away.
-        options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
-        policy: Any = model
-        if isinstance(model, str):
-            policy = AutoModelForCausalLM.from_pretrained(model, **options)
-        tokenizer: Any = processing_class or AutoTokenizer.from_pretrained(name)
-        check_tokenizer(tokenizer)
-        judge: Any = reward_model
-        if isinstance(reward_model, str):
-            judge = AutoModelForSequenceClassification.from_pretrained(
-                reward_model, num_labels=1, dtype=torch.float32
-            )
-        if judge is not None:
-            check_reward_model(judge, policy, tokenizer, reward_processing_class)
+        cast = assemble(
+            model,
+            ref_model,
+            reward_model,
+            value_model,
+            args,
+            processing_class,
+            reward_processing_class,
+            peft_config,
+        )
         if train_dataset is None:
             raise ValueError("train_dataset is missing: PPO needs prompts to roll out")
-        value = self._critic(policy, judge, value_model, args)
-        readers = [network for network in (policy, ref_model, judge, value) if network is not None]
-        check_vocabulary(tokenizer, readers)
-        contexts = [size for size in map(context_length, readers) if size is not None]
-        self._prompts = encode_prompts(
-            train_dataset, tokenizer, args, min(contexts) if contexts else None
-        )
-        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
-        adapted = peft_config is not None or hasattr(policy, "peft_config")
-        if ref_model is model:
-            raise ValueError("ref_model is the policy itself: pass a copy, or None")
-        if adapted and args.ema_reference is not None:
-            raise ValueError("ema_reference cannot follow an adapter: train without PEFT")
-        if ref_model is None and not adapted:
-            ref_model = copy.deepcopy(policy)
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            policy = get_peft_model(policy, peft_config)
-        if not any(weight.requires_grad for weight in policy.parameters()):
-            raise ValueError("no weight of the policy is trainable: it could learn nothing")
-        if adapted:
-            check_adapter(policy, self._prompts[0], own_reference=ref_model is not None)
+        self._prompts = encode_prompts(train_dataset, cast.tokenizer, args, cast.context)
+        if hasattr(cast.policy, "peft_config"):
+            check_adapter(cast.policy, self._prompts[0], own_reference=cast.reference is not None)
         super().__init__(
-            model=ActorCritic(policy, value),
+            model=ActorCritic(cast.policy, cast.critic),
             args=args,
             train_dataset=train_dataset,
-            processing_class=tokenizer,
+            processing_class=cast.tokenizer,
             callbacks=callbacks,
             optimizers=optimizers,
         )
         check_runtime(self)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole minibatch's tokens
-        device = self.accelerator.device
-        self.ref_model: Any = None if ref_model is None else ref_model.to(device).eval()
-        judge = None if judge is None else judge.to(device).eval()
-        self.scorer = Scorer(
-            judge, functions, args.reward_weights, tokenizer, args.reward_reads_prompt
-        )
-        frozen = [network for network in (self.ref_model, judge) if network is not None]
-        for network in frozen:
-            network.requires_grad_(False)
+        for network in cast.frozen():
+            network.to(self.accelerator.device).eval().requires_grad_(False)
         if args.disable_dropout:
-            for network in (*frozen, self._networks):
+            for network in (*cast.frozen(), self._networks):
                 disable_dropout(network)
-        self.low_precision = args.bf16 or policy.dtype in (torch.bfloat16, torch.float16)
+        self.ref_model: Any = cast.reference
+        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs or [])
+        self.scorer = Scorer(
+            cast.judge, functions, args.reward_weights, cast.tokenizer, args.reward_reads_prompt
+        )
+        self.low_precision = args.bf16 or cast.policy.dtype == torch.bfloat16
         self.ratio_tolerance = (
             args.ratio_tolerance or RATIO_TOLERANCE["bf16" if self.low_precision else "fp32"]
         )
         self.kl_coef = args.kl_coef
         self.value_moments = RunningMoments()
-        self.ledger = ledger or Ledger()
-        self._policy_cost = ModelCost.of(policy)
-        self._value_cost = None if value is None else ModelCost.of(value)
-        self._reward_cost = None if judge is None else ModelCost.of(judge)
+        self.costs = Costs.of(cast, ledger or Ledger(), self.low_precision)
+        self.metrics = Metrics(args)
         self._batches: deque[Rollout] = deque()
-        self._ratios = torch.zeros(2, device=device)  # sum and count, of one minibatch
+        self._ratios = torch.zeros(2, device=self.accelerator.device)  # sum, count of a minibatch
         self._skipping = False
-        self._metrics: dict[str, Any] = defaultdict(float)
         self._samples = CompletionsLog(self) if args.log_completions else None
         self._boundary = UpdateBoundary(self)
         self.add_callback(self._boundary)
 
-    @staticmethod
-    def _critic(
-        policy: PreTrainedModel,
-        reward_model: PreTrainedModel | None,
-        value_model: PreTrainedModel | None,
-        args: PPOConfig,
-    ) -> PreTrainedModel | None:
-        """The critic's network; None where it is a head on the policy's trunk."""
-        if args.share_trunk:
-            if value_model is not None:
-                raise ValueError(
-                    "share_trunk makes the critic a head of the policy: no value_model"
-                )
-            return None
-        if value_model is not None:
-            if value_model is reward_model:
-                raise ValueError("value_model is the reward model itself: pass a copy, or None")
-            return value_model
-        if hasattr(reward_model, "peft_config"):
-            raise ValueError(
-                "the reward model has an adapter: merge_and_unload() it, or pass value_model"
-            )
-        if reward_model is not None:
-            # A judge that has served before is frozen; its copy must learn.
-            return copy.deepcopy(reward_model).requires_grad_(True)
-        if hasattr(policy, "peft_config"):
-            raise ValueError("pass value_model, or share_trunk=True, with a PEFT model")
-        return new_critic(policy)
+    @property
+    def ledger(self) -> Ledger:
+        """Where the cost is booked."""
+        return self.costs.ledger
 
     # The loop
 
@@ -302,7 +232,7 @@ class PPOTrainer(Trainer):
         scores = scores_without_eos(
             scores, drawn.finished, args.missing_eos_score, args.missing_eos_penalty
         )
-        self._book_rollout(sequences)
+        self.costs.rollout(sequences)
         return Sampled(sequences, logprobs, ref_logprobs, values, scores, drawn.finished)
 
     def _advantages(self, update: int, sampled: Sampled) -> Rollout:
@@ -335,7 +265,8 @@ class PPOTrainer(Trainer):
         if args.whiten_advantages:
             scale *= float((masked_var(advantages, mask) + 1e-8).sqrt())
             advantages = whiten(advantages, mask)
-        self._log_rollout(sampled, values, returns, value_mask)
+        processes = self.accelerator.num_processes
+        self.metrics.rollout(sampled, values, returns, value_mask, self.kl_coef, processes)
         # Scores that are all alike would make the KL's weight as large as one likes.
         kl_weight = 0.0 if in_reward else self.kl_coef / max(scale, LEAST_SCALE)
         old = self.value_moments.mean, self.value_moments.std
@@ -415,8 +346,10 @@ class PPOTrainer(Trainer):
         loss = learning * policy_loss + args.vf_coef * value_loss
         if inputs.kl_weight:
             loss = loss + learning * inputs.kl_weight * kl_loss
-        self._book_update(inputs)
-        self._log_batch(inputs, policy_loss, value_loss, kl_loss, ratio, logprobs, values)
+        self.costs.update(inputs)
+        self._ratios += torch.stack([(ratio.detach() * mask).sum(), mask.sum()])
+        losses = {"policy/loss": policy_loss, "policy/kl_loss": kl_loss, "value/loss": value_loss}
+        self.metrics.batch(inputs, losses, ratio, values)
         # Processes average their gradients: their parts of the loss must add up instead.
         return loss * self.accelerator.num_processes
 
@@ -431,95 +364,10 @@ class PPOTrainer(Trainer):
         ):
             old.lerp_(new.to(old.dtype), 1 - decay)
 
-    # Cost and logs
-
-    def _book_rollout(self, sequences: Sequences) -> None:
-        """Sampling, and the reference's, critic's and reward model's forward passes."""
-        (batch, length), prompt = sequences.input_ids.shape, sequences.prompt_width
-        steps = length - prompt
-        passes = 2 if self.low_precision else 1
-        flops = self._policy_cost.decode(batch, prompt, steps)
-        flops += passes * self._policy_cost.forward(batch, length, batch * (steps + 1))
-        # A head on the policy's trunk runs the trunk once more.
-        flops += (self._value_cost or self._policy_cost).forward(batch, length)
-        if self._reward_cost is not None:
-            flops += self._reward_cost.forward(batch, length)
-        self.ledger.add(flops=flops, tokens_generated=int(sequences.completion_mask.sum()))
-
-    def _book_update(self, inputs: Rollout) -> None:
-        """Forward and backward: three forward passes' worth."""
-        batch, length = inputs.sequences.input_ids.shape
-        flops = self._policy_cost.forward(batch, length, inputs.mask.numel() + batch)
-        if self._value_cost is not None:
-            flops += self._value_cost.forward(batch, length)
-        tokens = int(inputs.sequences.attention_mask.sum())
-        self.ledger.add(flops=3 * flops, tokens_trained=tokens)
-
-    def _log_rollout(
-        self,
-        sampled: Sampled,
-        values: torch.Tensor,
-        returns: torch.Tensor,
-        value_mask: torch.Tensor,
-    ) -> None:
-        mask, scores = sampled.sequences.completion_mask, sampled.scores
-        kl = ((sampled.logprobs - sampled.ref_logprobs) * mask).sum(-1)
-        error = masked_var(returns - values * value_mask, value_mask)
-        for name, value in {
-            "objective/kl": kl.mean(),
-            "objective/kl_coef": self.kl_coef,
-            "objective/score": scores.mean(),
-            "objective/score_std": scores.std(),
-            "objective/return": (scores - self.kl_coef * kl).mean(),
-            "objective/entropy": -(sampled.logprobs * mask).sum(-1).mean(),
-            "value/explained_variance": 1 - error / masked_var(returns, value_mask),
-            "completions/length": mask.sum(-1).float().mean(),
-            "completions/eos_rate": sampled.finished.float().mean(),
-        }.items():
-            # Every process holds the whole rollout; `log` adds the processes up.
-            self._metrics[name] += value / self.accelerator.num_processes
-
-    @torch.no_grad()
-    def _log_batch(
-        self,
-        inputs: Rollout,
-        policy_loss: torch.Tensor,
-        value_loss: torch.Tensor,
-        kl_loss: torch.Tensor,
-        ratio: torch.Tensor,
-        logprobs: torch.Tensor,
-        values: torch.Tensor,
-    ) -> None:
-        args, mask = self.args, inputs.mask
-        log_ratio = (logprobs - inputs.logprobs) * mask
-        moved = (values[:, : inputs.values.shape[1]] - inputs.values).abs()
-        outside = moved > (args.cliprange_value or float("inf"))
-        count, steps = inputs.tokens, args.steps_per_update
-        self._ratios += torch.stack([(ratio * mask).sum(), mask.sum()])
-        for name, value in {
-            "policy/loss": policy_loss,
-            "policy/kl_loss": kl_loss,
-            "policy/approx_kl": masked_mean(ratio - 1 - log_ratio, mask, count),
-            "policy/clip_fraction": masked_mean(
-                ((ratio - 1).abs() > args.cliprange).float(), mask, count
-            ),
-            "policy/ratio_variance": masked_mean((ratio - 1) ** 2, mask, count),
-            "value/loss": value_loss,
-            "value/clip_fraction": masked_mean(outside.float(), inputs.value_mask, inputs.states),
-        }.items():
-            self._metrics[name] += value.detach() / steps
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over the update, of all processes."""
-        boundary = self.state.global_step % self.args.steps_per_update == 0
-        if self._metrics and boundary:
-            # One order for all processes: what is added up must be the same quantity.
-            names = sorted(self._metrics)
-            own = [float(self._metrics[name]) for name in names]
-            sums = torch.tensor(own, device=self.args.device, dtype=torch.float64)
-            totals: Any = self.accelerator.reduce(sums, "sum")
-            logs = {**logs, **dict(zip(names, totals.tolist(), strict=True))}
-            self._metrics.clear()
+        if self.state.global_step % self.args.steps_per_update == 0:
+            logs = {**logs, **self.metrics.means(self.accelerator)}
         if self._samples is not None:
             self._samples.write()
         super().log(logs, start_time)
@@ -600,7 +448,7 @@ class UpdateBoundary(TrainerCallback):
         """Nothing of a run that was stopped amid an update goes into the next."""
         self.save_pending = self.trainer._skipping = False
         self.trainer._batches.clear()
-        self.trainer._metrics.clear()
+        self.trainer.metrics.clear()
         self.trainer._ratios.zero_()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -622,4 +470,4 @@ class UpdateBoundary(TrainerCallback):
         trainer._skipping |= not total / count <= args.ratio_threshold
         if trainer._skipping:
             kwargs["optimizer"].zero_grad(set_to_none=True)
-            trainer._metrics["policy/skipped"] += 1 / trainer.accelerator.num_processes
+            trainer.metrics.add({"policy/skipped": 1 / trainer.accelerator.num_processes})
