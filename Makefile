@@ -1,10 +1,10 @@
-# make setup | run | test | lint. Everything lives in .venv and results/; nothing else is touched.
+# make setup | run | test | lint | bench. Everything lives in .venv and results/; nothing else is touched.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= mini
 
-.PHONY: setup run test lint
+.PHONY: setup run test lint bench
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,3 +24,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python bench/parity_trl_ppo.py

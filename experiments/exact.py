@@ -22,6 +22,8 @@ completions of up to 4 that may end in EOS.
     rlhf-vs-dpo run exact --seeds 3
 """
 
+import dataclasses
+
 from experiments.oracle_study import OracleExperiment
 from pipelines.shared.specs import (
     DPOSpec,
@@ -52,22 +54,11 @@ MINI = OracleProtocol(
 )
 
 # 8 symbols, up to 4 of them, EOS at any place: 5,000 completions, too many for all of their pairs.
-LARGE = OracleProtocol(
+LARGE = dataclasses.replace(
+    MINI,
     task=TaskSpec(symbols=8, length=4, eos=True, prompts=4),
     labels=OracleLabelsSpec(at_most=20_000),
-    reward_model=RewardModelSpec(epochs=25, batch_size=256, learning_rate=2e-3),
-    ppo=PPOSpec(
-        updates=200,
-        rollouts=1024,
-        ppo_epochs=2,
-        minibatches=4,
-        learning_rate=7e-4,
-        clip_range=0.1,
-        vf_coef=1.0,
-        clip_range_value=0.0,
-        snapshots=1,
-    ),
-    dpo=DPOSpec(epochs=25, batch_size=256, learning_rate=2e-3, snapshots=1),
+    ppo=dataclasses.replace(MINI.ppo, updates=200),
 )
 
 EXACT = OracleExperiment(

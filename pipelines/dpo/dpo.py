@@ -94,16 +94,7 @@ def train(context: Context) -> None:
         model=model,
         args=DPOConfig(
             **trainer_arguments(context),
-            beta=spec.beta,
-            loss_type=["sigmoid"],
-            precompute_ref_log_probs=True,
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=spec.warmup,
-            max_grad_norm=spec.max_grad_norm,
-            max_length=None,
+            **dpo_arguments(spec),
             logging_steps=10,
         ),
         train_dataset=Dataset.from_dict({name: pairs[name].tolist() for name in COLUMNS}),
@@ -114,3 +105,19 @@ def train(context: Context) -> None:
     with context.ledger.phase("train"):
         trainer.train()
     writer.finish()
+
+
+def dpo_arguments(spec: DPOSpec) -> dict[str, Any]:
+    """`spec` as arguments of DPOConfig."""
+    return {
+        "beta": spec.beta,
+        "loss_type": ["sigmoid"],
+        "precompute_ref_log_probs": True,
+        "num_train_epochs": spec.epochs,
+        "per_device_train_batch_size": spec.batch_size,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": spec.warmup,
+        "max_grad_norm": spec.max_grad_norm,
+        "max_length": None,
+    }

@@ -11,7 +11,7 @@ from datasets import Dataset
 from scipy.special import expit
 from trl import DPOConfig, RewardConfig
 
-from pipelines.dpo.dpo import SoftLabelDPOTrainer
+from pipelines.dpo.dpo import SoftLabelDPOTrainer, dpo_arguments
 from pipelines.evaluate.kl import divergence
 from pipelines.evaluate.schema import ENUMERATED, conform
 from pipelines.exact.ablations import BROKEN, STOPPED_BY
@@ -19,7 +19,7 @@ from pipelines.exact.enumeration import every_pair, sequence_logprobs
 from pipelines.exact.task import Task
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.ppo_stage import ppo_arguments
-from pipelines.rlhf.reward_model import SoftLabelRewardTrainer, normalise
+from pipelines.rlhf.reward_model import SoftLabelRewardTrainer, normalise, reward_arguments
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.logprobs import completion_logits
 from pipelines.shared.models import (
@@ -114,13 +114,7 @@ def train_reward_model(context: Context) -> None:
         model=model,
         args=RewardConfig(
             **trainer_arguments(context),
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=spec.warmup,
-            max_grad_norm=spec.max_grad_norm,
-            max_length=None,
+            **reward_arguments(spec),
             remove_unused_columns=False,  # the probability stays
             logging_steps=50,
         ),
@@ -239,16 +233,7 @@ def train_dpo(context: Context) -> None:
         model=model,
         args=DPOConfig(
             **trainer_arguments(context),
-            beta=spec.beta,
-            loss_type=["sigmoid"],
-            precompute_ref_log_probs=True,
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=spec.warmup,
-            max_grad_norm=spec.max_grad_norm,
-            max_length=None,
+            **dpo_arguments(spec),
             remove_unused_columns=False,  # the probability stays
             logging_steps=50,
         ),

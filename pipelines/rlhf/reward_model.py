@@ -64,13 +64,7 @@ def train(context: Context) -> None:
         model=model,
         args=RewardConfig(
             **trainer_arguments(context),
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=spec.warmup,
-            max_grad_norm=spec.max_grad_norm,
-            max_length=None,
+            **reward_arguments(spec),
             logging_steps=10,
         ),
         train_dataset=exact_ids(pairs),
@@ -86,6 +80,19 @@ def train(context: Context) -> None:
     model.save_pretrained(context.path / "checkpoint")
     tokenizer.save_pretrained(context.path / "checkpoint")
     context.log({name: getattr(model.config, name, None) for name in ("reward_mean", "reward_std")})
+
+
+def reward_arguments(spec: RewardModelSpec) -> dict[str, Any]:
+    """`spec` as arguments of RewardConfig."""
+    return {
+        "num_train_epochs": spec.epochs,
+        "per_device_train_batch_size": spec.batch_size,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": spec.warmup,
+        "max_grad_norm": spec.max_grad_norm,
+        "max_length": None,
+    }
 
 
 def exact_ids(pairs: pd.DataFrame) -> Dataset:
