@@ -130,16 +130,18 @@ def sentences(table: pd.DataFrame, bars: Mapping[str, float]) -> list[str]:
     exact = table[table["labels"].fillna("exact") == "exact"]
     for arm, rows in exact.groupby("arm", sort=False):
         low, name = rows.loc[rows["closed_share"].idxmin()], arm_name(arm)
-        every = f"mean {rows['closed_share'].mean():.2%} over {len(rows)} runs"
-        lowest = (
-            f"lowest {low['closed_share']:.2%}, at β = {low['beta']:g}, seed {low['seed']}; {every}"
-        )
+        mean, count = rows["closed_share"].mean(), len(rows)
+        worst = f"{low['closed_share']:.2%}, at β = {low['beta']:g}, seed {low['seed']}"
         if arm not in bars:
-            found.append(f"{name}: of the optimum's gain it closes {lowest}.")
+            found.append(
+                f"{name} closes {mean:.2%} of the optimum's gain, the mean over {count} runs "
+                f"(lowest {worst})."
+            )
             continue
         verdict = "every run closes" if low["closed_share"] >= bars[arm] else "not every run closes"
         found.append(
-            f"{name}: {verdict} at least {bars[arm]:.0%} of the optimum's gain ({lowest})."
+            f"{name}: {verdict} at least {bars[arm]:.0%} of the optimum's gain "
+            f"(lowest {worst}; mean {mean:.2%} over {count} runs)."
         )
     sampled = table[table["labels"] == "sampled"]
     for arm, rows in sampled.groupby("arm", sort=False):
