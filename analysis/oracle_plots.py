@@ -86,6 +86,7 @@ def details(table: pd.DataFrame) -> Figure:
     axes.set_xscale("symlog", linthresh=0.02, linscale=0.8)
     axes.set_yticks(rows.index, [f"{r.change}  ({r.detail})" for r in rows.itertuples()])
     axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_xlabel("difference in closed share to the defaults")
     return figure
 
