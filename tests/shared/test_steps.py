@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.rlhf.ppo_config import PPOConfig
+from pipelines.rlhf.ppo_stage import RENAMED, ppo_arguments
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.specs import DPOSpec, PPOSpec, Runtime, SFTSpec, Spec
 from pipelines.shared.steps import (
@@ -216,6 +218,14 @@ def test_every_field_of_every_spec_is_read_by_a_stage():
             if isinstance(function, ast.FunctionDef):
                 for section, names in _attributes_read(function).items():
                     read[section] |= names
+    # PPO's go to the trainer by name: PPOConfig refuses one that it does not know.
+    passed = ppo_arguments(PPOSpec())
+    assert passed.keys() <= {field.name for field in dataclasses.fields(PPOConfig)}
+    read["ppo"] |= {
+        field.name
+        for field in dataclasses.fields(PPOSpec)
+        if RENAMED.get(field.name, field.name) in passed
+    }
     unread = {
         f"{kind.section}.{field.name}"
         for kind in Spec.__subclasses__()
