@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -52,6 +53,12 @@ def main() -> None:
     policy = GPT2LMHeadModel(shape)
     for weight in policy.parameters():
         weight.data.mul_(3)
+    # An EOS that the model likes: completions of many lengths, so that parts must be padded.
+    start = torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])
+    with torch.no_grad():
+        liked = int(policy.eval()(start).logits[0, -1].argmax())
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(liked)
+    policy.lm_head.weight.data[liked] *= 3
     shape.num_labels = 1
     judge = GPT2ForSequenceClassification(shape)
     settings = {
@@ -104,6 +111,10 @@ def main() -> None:
     if trainer.is_world_process_zero():
         (given.folder / "losses.json").write_text(json.dumps(trainer.state.log_history))
         torch.save(trainer._networks.state_dict(), given.folder / "weights.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        os._exit(0)  # all is written; gloo's threads sometimes abort an ordinary exit
 
 
 if __name__ == "__main__":
