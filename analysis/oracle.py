@@ -21,12 +21,23 @@ from pipelines.evaluate.schema import conform
 from pipelines.exact.oracle import closed_share, evaluate, optimum
 from pipelines.shared.errors import UserError
 
-FIELDS = ("experiment", "scale", "title", "question", "steps", "arms", "runs", "bars")
+FIELDS = (
+    "experiment",
+    "scale",
+    "title",
+    "question",
+    "steps",
+    "arms",
+    "runs",
+    "bars",
+    "exact_labels",
+    "sampled_labels",
+)
 ESTIMATOR_SEED = 0
 REPEATS, SAMPLES = 5_000, 256
 MASS_TOLERANCE = 1e-5  # of the probabilities of all completions, which sum to 1
 CHUNK = 50_000_000  # numbers in memory at once
-LADDER = tuple(SAMPLES * 16**step for step in range(10))  # how many samples an interval may need
+MORE = tuple(SAMPLES * 16**step for step in range(1, 10))  # tried where `SAMPLES` are too few
 HONEST = (0.92, 0.98)  # coverage of a nominal 95% interval that is taken for honest
 FARTHEST = 3.0  # standard errors between a mean over repeats and the truth
 TRAINING = ("oracle-reward-model", "oracle-ppo", "oracle-dpo", "oracle-ablation")
@@ -34,13 +45,13 @@ TRAINING = ("oracle-reward-model", "oracle-ppo", "oracle-dpo", "oracle-ablation"
 
 @dataclass(frozen=True)
 class Policy:
-    """One trained policy's exact distribution; arrays are (prompts, completions), None if it was
-    stopped.
+    """One trained policy's exact distribution.
 
     Attributes:
         run: of the manifest.
         seconds: of its training, its reward model's included.
         stopped: the error that stopped it, or None.
+        columns: (prompts, completions) each, by the schema ENUMERATED; none if it was stopped.
     """
 
     run: Mapping[str, Any]
@@ -78,15 +89,11 @@ def load(folder: Path) -> OracleStudy:
     manifest = read_manifest(folder, FIELDS)
     again = remedy(manifest)
     records = {step: read_record(folder, step, again) for step in manifest["steps"]}
-    tasks = {record["fingerprint"] for record in records.values() if _is_task(record)}
+    tasks = [record for record in records.values() if record["stage"] == "oracle-task"]
     if len(tasks) != 1:
         raise UserError(f"{folder}: policies of {len(tasks)} tasks cannot be compared; {again}")
     policies = [_policy(folder, run, records, again) for run in manifest["runs"]]
     return OracleStudy(folder, manifest, records, policies)
-
-
-def _is_task(record: Mapping[str, Any]) -> bool:
-    return record["stage"] == "oracle-task"
 
 
 def _policy(
@@ -206,7 +213,10 @@ def estimator_table(study: OracleStudy) -> pd.DataFrame:
         for name in ("k1", "k3", "rb"):
             values = policy.columns[f"kl_{name}"].ravel()
             found = calibration(values, p, truth, SAMPLES)
-            needed = next((n for n in LADDER if honest(calibration(values, p, truth, n))), None)
+            needed: int | None = SAMPLES
+            if not honest(found):
+                more = (n for n in MORE if honest(calibration(values, p, truth, n)))
+                needed = next(more, None)
             rows.append(
                 {
                     **{key: run[key] for key in ("arm", "beta", "seed", "labels")},

@@ -207,7 +207,7 @@ def details_grid(table: pd.DataFrame) -> dict[str, Any]:
         if pd.notna(row["stopped"]):
             return "stopped"
         if pd.isna(row["difference"]):
-            return "\u2013"
+            return MISSING
         points = 100 * row["difference"]
         if pd.isna(row["difference_low"]):
             return fixed(points, 1)
@@ -221,7 +221,7 @@ def details_grid(table: pd.DataFrame) -> dict[str, Any]:
             ("change", lambda row: row["change"], False),
             (
                 "closed",
-                lambda row: "\u2013" if pd.notna(row["stopped"]) else f"{row['closed_share']:.1%}",
+                lambda row: MISSING if pd.notna(row["stopped"]) else f"{row['closed_share']:.1%}",
                 True,
             ),
             ("difference, points [95%]", apart, True),

@@ -16,7 +16,6 @@ from pipelines.evaluate.schema import conform
 from pipelines.rlhf.pipeline import ppo, reward_model, sft
 from pipelines.shared import pipeline as shared
 from pipelines.shared.assets import ASSETS
-from pipelines.shared.errors import UserError, unknown
 from pipelines.shared.specs import Protocol
 from pipelines.shared.steps import Step, closure
 
@@ -160,14 +159,8 @@ def resolve(
     Raises:
         UserError: an unknown scale, arm or setting, or a value that does not fit.
     """
-    if scale not in experiment.scales:
-        raise unknown("scale", scale, experiment.scales)
-    for arm in arms or ():
-        if arm not in experiment.arms:
-            raise unknown("arm", arm, experiment.arms)
+    experiment.check(scale, arms, seeds)
     chosen = [arm for arm in experiment.arms if arms is None or arm in arms or arm == "sft"]
-    if seeds < 1:
-        raise UserError(f"--seeds {seeds}: must be at least 1")
     given = settings.parse(assignments, experiment.scales[scale])
     coefficients = {name for name, _ in experiment.sweeps.values()}
     fixed = {

@@ -8,7 +8,7 @@ from typing import Any
 from experiments import settings
 from experiments.study import Experiment, Study, Written
 from pipelines.exact.pipeline import dpo, evaluation, ppo, reward_model, task
-from pipelines.shared.errors import UserError, unknown
+from pipelines.shared.errors import UserError
 from pipelines.shared.specs import OracleProtocol
 from pipelines.shared.steps import Step, closure
 
@@ -153,13 +153,7 @@ def checked(
     Raises:
         UserError: see `Experiment.resolve`.
     """
-    if scale not in experiment.scales:
-        raise unknown("scale", scale, experiment.scales)
-    for arm in arms or ():
-        if arm not in experiment.arms:
-            raise unknown("arm", arm, experiment.arms)
-    if seeds < 1:
-        raise UserError(f"--seeds {seeds}: must be at least 1")
+    experiment.check(scale, arms, seeds)
     given = settings.parse(assignments, experiment.scales[scale])
     for name, values in given.items():
         for key in (name, name.partition(".")[0]):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.shared.errors import UserError, unknown
 from pipelines.shared.steps import Step
 
 
@@ -35,6 +36,16 @@ class Experiment:
     scales: Mapping[str, Any]
     arms: Mapping[str, str]
     sweeps: Mapping[str, tuple[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+
+    def check(self, scale: str, arms: Sequence[str] | None, seeds: int) -> None:
+        """Raise `UserError` for a scale, an arm or a number of seeds that there is not."""
+        if scale not in self.scales:
+            raise unknown("scale", scale, self.scales)
+        for arm in arms or ():
+            if arm not in self.arms:
+                raise unknown("arm", arm, self.arms)
+        if seeds < 1:
+            raise UserError(f"--seeds {seeds}: must be at least 1")
 
     def resolve(
         self,

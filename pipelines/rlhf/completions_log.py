@@ -29,7 +29,7 @@ class CompletionsLog:
                 "prompt": decode([self.trainer._prompts[index] for index in prompts]),
                 "completion": decode(completions, skip_special_tokens=True),
                 "score": sampled.scores.cpu(),
-                "kl": ((sampled.logprobs - sampled.ref_logprobs) * mask).sum(-1).cpu(),
+                "kl": sampled.kl.cpu(),
                 "tokens": mask.sum(-1).cpu(),
                 "finished": sampled.finished.cpu(),
             }

@@ -272,7 +272,7 @@ class PPOTrainer(Trainer):
         old = self.value_moments.mean, self.value_moments.std
         if args.normalise_values:
             self.value_moments.add(returns, value_mask)
-        self._adapt_kl(logprobs, ref_logprobs, mask)
+        self._adapt_kl(sampled.kl)
         return Rollout(
             sampled.sequences,
             logprobs,
@@ -291,14 +291,11 @@ class PPOTrainer(Trainer):
         """The column of each completion that gets its score: its last token's."""
         return lengths - 1
 
-    def _adapt_kl(
-        self, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def _adapt_kl(self, kl: torch.Tensor) -> None:
         """Move the coefficient that the next rollout will use, where control is adaptive."""
         if self.args.kl_control == "adaptive":
-            kl = float(((logprobs - ref_logprobs) * mask).sum(-1).mean())
             self.kl_coef = adapted_kl_coef(
-                self.kl_coef, kl, self.args.kl_target, self.args.kl_horizon, len(logprobs)
+                self.kl_coef, float(kl.mean()), self.args.kl_target, self.args.kl_horizon, len(kl)
             )
 
     def _split(self, rollout: Rollout) -> Iterator[Rollout]:

@@ -51,7 +51,7 @@ class Metrics:
     ) -> None:
         """What describes a rollout, which every process holds as a whole."""
         mask, scores = sampled.sequences.completion_mask, sampled.scores
-        kl = ((sampled.logprobs - sampled.ref_logprobs) * mask).sum(-1)
+        kl = sampled.kl
         error = masked_var(returns - values * value_mask, value_mask)
         whole: dict[str, Any] = {
             "objective/kl": kl.mean(),

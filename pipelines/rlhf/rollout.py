@@ -33,6 +33,12 @@ class Sampled:
     scores: torch.Tensor
     finished: torch.Tensor
 
+    @property
+    def kl(self) -> torch.Tensor:
+        """Log-ratio to the reference, summed over a completion's tokens: (B,) nats."""
+        mask = self.sequences.completion_mask
+        return ((self.logprobs - self.ref_logprobs) * mask).sum(-1)
+
     def widened(self, prompt: int, completion: int, pad_id: int) -> "Sampled":
         """The same with so many prompt and completion columns."""
         width, columns = self.sequences.prompt_width, self.logprobs.shape[1]
