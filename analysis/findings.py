@@ -4,32 +4,36 @@ No figure and no verdict is typed in here: every sentence is put together from t
 "no difference shown" where an interval covers 0.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from scipy import stats
 
+from analysis.catalogue import Catalogue
 from analysis.compute import METRICS
 from analysis.formats import MINUS, arm_name, fixed, number, percent, policy_name, some
 from analysis.frontier import TRUSTED_ESS
 from analysis.objective import AGREEMENT
 from analysis.statistics import POLICY
-from analysis.study import Study
 
-LISTED = 8  # comparisons; more are counted
+LISTED = 8  # comparisons or policies in one sentence; more are counted
+SHORT = 3  # names in a sentence where there are more than that
 
 
 def headline(
-    points: pd.DataFrame, objective: pd.DataFrame, gains: pd.DataFrame, compute: pd.DataFrame
+    points: pd.DataFrame,
+    objective: pd.DataFrame,
+    gains: pd.DataFrame,
+    compute: pd.DataFrame,
+    catalogue: Catalogue,
 ) -> pd.DataFrame:
-    """One row per policy at the end of training, averaged over seeds, sft first.
+    """One row per policy at the end of training, averaged over seeds, arms in display order.
 
     Returns:
         arm, setting, variant, seeds, kl and kl_se (nats, rb), reward_gold and reward_gold_se, gain
-        with ci_low and ci_high (J over SFT, 95%), closed_share with closed_low and closed_high
-        (gain and its interval over the optimum's gain; null where the ESS is below 10), ess,
-        seconds and flops (totals without preference data).
+        with ci_low and ci_high (J over SFT, 95%; null for arms without a J), closed_share with
+        closed_low and closed_high (gain and its interval over the optimum's gain; null also where
+        the ESS is below 10), ess, seconds and flops (totals without preference data).
     """
     table = points[points["final"]].drop(columns=["step", "final"])
     ends = ["objective_sft", "objective_optimum", "ess"]
@@ -46,8 +50,8 @@ def headline(
         closed_low=table["ci_low"] / room,
         closed_high=table["ci_high"] / room,
     )
-    table["first"] = table["arm"] != "sft"
-    table = table.sort_values(["first", *POLICY], ignore_index=True)
+    table["place"] = table["arm"].map(catalogue.place)
+    table = table.sort_values(["place", *POLICY], ignore_index=True)
     columns = [*POLICY, "seeds", "kl", "kl_se", "reward_gold", "reward_gold_se"]
     columns += ["gain", "ci_low", "ci_high", "closed_share", "closed_low", "closed_high"]
     return table[[*columns, "ess", "seconds", "flops"]]
@@ -59,12 +63,16 @@ def sentences(
     ratios: pd.DataFrame,
     agreement: pd.DataFrame,
     objective: pd.DataFrame,
+    training: pd.DataFrame,
+    catalogue: Catalogue,
 ) -> list[str]:
     """The study's answer, computed: who is higher, how near the optimum, at what cost?"""
     found = [
         *compared(comparison),
+        highest(headline, catalogue),
         *against_sft(headline),
         *closed(headline, objective),
+        trained(training),
         *costs(ratios),
         meter(agreement),
     ]
@@ -124,11 +132,63 @@ def _setting(row: Any) -> str:
     return f"c = {row.setting:g}" + (f" ({variants})" if variants else "")
 
 
+def highest(headline: pd.DataFrame, catalogue: Catalogue) -> str:
+    """Which arm has the highest J at each coefficient; "" where fewer than three share one.
+
+    Arms that are trained on the gold reward itself, by which all are judged, are left out.
+    """
+    told = [arm for arm in catalogue.aimed if catalogue.trains_on(arm) == "gold"]
+    known = headline[headline["gain"].notna() & ~headline["arm"].isin(told)]
+    groups = [
+        (value, rows) for value, rows in known.groupby("setting") if rows["arm"].nunique() > 2
+    ]
+    if not groups or len(groups) > LISTED:
+        return ""
+    parts = []
+    for value, rows in groups:
+        best = rows.loc[rows["gain"].idxmax()]
+        name = " ".join(part for part in (arm_name(best["arm"]), best["variant"]) if part)
+        parts.append(
+            f"{name} at c = {value:g} ({fixed(best['gain'])} over SFT; "
+            f"{rows['arm'].nunique()} arms)"
+        )
+    return (
+        f"The highest J{' without training on the gold reward' if told else ''} was measured for "
+        f"{', '.join(parts)}: the largest of several, not shown to be above the next."
+    )
+
+
+def trained(training: pd.DataFrame) -> str:
+    """How many policies end with a better objective of their own than they started with."""
+    known = training[training["improved"].notna()]
+    if training.empty:
+        return ""
+    several = training["seed"].nunique() > 1
+    parts = []
+    if len(known):
+        worse = known[~known["improved"].astype(bool)]
+        text = (
+            f"{len(known) - len(worse)} of {len(known)} trained policies end with a better "
+            "objective of their own (loss, or reward less KL penalty) than they started with"
+        )
+        parts.append(text + (f"; not {_names(worse, several)}" if len(worse) else ""))
+    unknown = training[training["improved"].isna()]
+    if len(unknown):
+        parts.append(
+            f"for {len(unknown)} it is not known ({_names(unknown, several)}), for their logs or "
+            "scores do not tell"
+        )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def against_sft(headline: pd.DataFrame) -> list[str]:
     """Policies whose objective is not shown to be above the SFT model's: training did not pay."""
     trained = headline[headline["gain"].notna()]
     if trained.empty:
         return []
+    others = len(headline[headline["arm"] != "sft"]) > len(trained)
+    what = "trained policies with a J" if others else "trained policies"
     below = trained[trained["ci_high"] < 0]
     unclear = trained[(trained["ci_low"] <= 0) & (trained["ci_high"] >= 0)]
     parts = []
@@ -137,15 +197,15 @@ def against_sft(headline: pd.DataFrame) -> list[str]:
     if len(unclear):
         parts.append(f"no difference from the SFT model is shown for {_names(unclear)}")
     if not parts:
-        return [f"All {len(trained)} trained policies have a higher J than the SFT model."]
+        return [f"All {len(trained)} {what} have a higher J than the SFT model."]
     above = len(trained) - len(below) - len(unclear)
-    return [
-        f"{above} of {len(trained)} trained policies have a higher J than SFT; {'; '.join(parts)}."
-    ]
+    return [f"{above} of {len(trained)} {what} have a higher J than SFT; {'; '.join(parts)}."]
 
 
-def _names(rows: pd.DataFrame) -> str:
-    return some([policy_name(row) for row in rows.to_dict("records")])
+def _names(rows: pd.DataFrame, seed: bool = False) -> str:
+    """The policies' names, or the first of many and how many more."""
+    names = [policy_name(row, seed) for row in rows.to_dict("records")]
+    return some(names, LISTED if len(names) <= LISTED else SHORT)
 
 
 def closed(headline: pd.DataFrame, objective: pd.DataFrame) -> list[str]:
@@ -154,12 +214,7 @@ def closed(headline: pd.DataFrame, objective: pd.DataFrame) -> list[str]:
     known = headline[headline["closed_share"].notna()]
     ahead, behind = known[known["ci_low"] > 0], known[known["ci_high"] < 0]
     if len(ahead):
-        shares = [
-            f"{policy_name(row)} closes {percent(row['closed_share'])} "
-            f"[{percent(row['closed_low'])} to {percent(row['closed_high'])}]"
-            for row in ahead.to_dict("records")
-        ]
-        found.append(f"Of the gap in J between SFT and the estimated optimum, {some(shares)}.")
+        found.append(f"Of the gap in J between SFT and the estimated optimum, {_shares(ahead)}.")
     if len(behind):
         found.append(
             f"None of the gap in J to the estimated optimum is closed by {_names(behind)}."
@@ -178,6 +233,25 @@ def closed(headline: pd.DataFrame, objective: pd.DataFrame) -> list[str]:
             "only bounded from below there, and no share is claimed."
         )
     return found
+
+
+def _shares(ahead: pd.DataFrame) -> str:
+    """The share that each policy closes; of many, how many there are and the largest."""
+    ordered = ahead
+    if len(ahead) > LISTED:
+        ordered = ahead.sort_values("closed_share", ascending=False).head(SHORT)
+    shares = [
+        f"{policy_name(row)} closes {percent(row['closed_share'])} "
+        f"[{percent(row['closed_low'])} to {percent(row['closed_high'])}]"
+        for row in ordered.to_dict("records")
+    ]
+    if len(ordered) == len(ahead):
+        return ", ".join(shares)
+    low, high = ahead["closed_share"].min(), ahead["closed_share"].max()
+    return (
+        f"{len(ahead)} policies close a part, from {percent(low)} to {percent(high)}; "
+        f"the most: {', '.join(shares)}"
+    )
 
 
 def costs(ratios: pd.DataFrame) -> list[str]:
@@ -216,7 +290,7 @@ def meter(agreement: pd.DataFrame) -> str:
             f"{len(trained)} trained policies (largest difference: {worst:.1f} standard errors)."
         )
     several = agreement["seed"].nunique() > 1
-    names = some([policy_name(row, several) for row in odd.to_dict("records")])
+    names = _names(odd, several)
     chance = 3 * (2 * stats.t.sf(AGREEMENT, trained["n_prompts"] - 1)).sum()
     return (
         f"The three KL estimators differ by more than {AGREEMENT:g} standard errors for "
@@ -237,104 +311,3 @@ def _blame(odd: pd.DataFrame) -> str:
             "understated; rb, which is used, integrates over the vocabulary and agrees with k1"
         )
     return "their KL is in doubt"
-
-
-def caveats(study: Study) -> list[str]:
-    """What limits the answer, found in the records: one seed, mixed machines, unequal threads."""
-    seeds = sorted({arm["seed"] for arm in study.manifest["arms"]})
-    records = study.records
-    policies = [records[arm["policy"]] for arm in study.manifest["arms"]]
-    found = []
-    if len(seeds) == 1:
-        found.append(
-            f"One seed (seed {seeds[0]}): all intervals are over prompts only. They say how sure "
-            "the measurement of these very policies is, not what another training run would give."
-        )
-    else:
-        found.append(
-            f"{len(seeds)} seeds: intervals are over prompts and over seeds, the latter "
-            f"by Student's t with {len(seeds) - 1} degrees of freedom."
-        )
-    arms = [record for record in policies if record["stage"] != "sft"]
-    setups = {f"{_machine(r['hardware'])}, {r['identity']['threads']} threads" for r in arms}
-    if len(setups) > 1:
-        found.append(
-            f"Policies were trained in different places ({'; '.join(sorted(setups))}): their "
-            "seconds are not comparable, their FLOPs are."
-        )
-    labels = [records[s]["identity"]["recipe"].get("labels") for s in records]
-    shifted = {
-        f"temperature {label['temperature']:g}, noise {label['noise']:g}"
-        for label in labels
-        if label and (label["temperature"] != 1 or label["noise"] > 0)
-    }
-    if shifted:
-        found.append(
-            f"Labels with {'; '.join(sorted(shifted))}: a labeller of temperature T teaches the "
-            "gold reward divided by T, and noise flattens it further, as a larger T would. At "
-            f"coefficient c the methods then aim at reward {MINUS} c\u00b7T\u00b7KL, not at the "
-            "J that is measured here."
-        )
-    dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
-    if dirty:
-        found.append(f"Made from uncommitted code: {', '.join(dirty)}.")
-    return found
-
-
-def _machine(hardware: Mapping[str, Any]) -> str:
-    return ", ".join(f"{hardware[key]}" for key in sorted(hardware))
-
-
-def errors_note(headline: pd.DataFrame) -> str:
-    """What the errors and intervals of the headline are made of, by the number of seeds."""
-    seeds = int(headline["seeds"].max())
-    over = (
-        "by prompt (one seed: nothing is known of what another training run would give)"
-        if seeds == 1
-        else f"by prompt and, in quadrature, by seed ({seeds} seeds)"
-    )
-    return f"\u00b1 is one standard error, clustered {over}; brackets are 95% intervals (t)."
-
-
-def sft_note(headline: pd.DataFrame, objective: pd.DataFrame, samples: int, reference: int) -> str:
-    """Why the SFT row's reward is not the J(SFT) that gains are measured from; "" without both."""
-    own = headline[headline["arm"] == "sft"]
-    if own.empty or objective.empty:
-        return ""
-    return (
-        f"The SFT row's reward, {own['reward_gold'].iloc[0]:.3f}, is from its own {samples} "
-        f"completions a prompt, like every row's; gains are over J(SFT) = "
-        f"{objective['objective_sft'].iloc[0]:.3f}, from the {reference} reference completions of "
-        "the same model for the same prompts, which is the more exact."
-    ).replace("-", MINUS)
-
-
-def seconds_note(study: Study) -> str:
-    """Whether arms shared the machine while their seconds were taken; "" where each filled it."""
-    policies = [study.records[arm["policy"]] for arm in study.manifest["arms"]]
-    trained = [record for record in policies if record["stage"] != "sft"]
-    threads = {record["identity"]["threads"] for record in trained}
-    cores = {record["hardware"]["cores"] for record in trained}
-    if not trained or max(threads) >= min(cores):
-        return ""
-    counts = " or ".join(f"{count}" for count in sorted(threads))
-    return (
-        f"Arms have {counts} thread{'' if counts == '1' else 's'} each of {min(cores)} cores and "
-        "run side by side on the same machine: their seconds are of such runs, not of one alone."
-    )
-
-
-def gold_quality(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The gold classifier's accuracy on held-out reviews, from its metrics log; "" without one."""
-    found = [row for row in rows if row.get("held_out_accuracy") is not None]
-    if not found:
-        return ""
-    last = found[-1]
-    text = (
-        f"The gold classifier is right on {last['held_out_accuracy']:.1%} of held-out human labels"
-    )
-    if last.get("held_out_reviews") is not None:
-        text += f" ({last['held_out_reviews']:,} reviews)"
-    if last.get("held_out_majority") is not None:
-        text += f"; always guessing the larger class is right on {last['held_out_majority']:.1%}"
-    return text + "."

@@ -10,12 +10,27 @@ MISSING = "\u2013"
 MINUS = "\u2212"
 NAMES = {
     "sft": "SFT",
-    "dpo": "DPO",
+    "preferred-ft": "Preferred-FT",
+    "unlikelihood": "Unlikelihood",
     "ppo": "PPO",
+    "ppo-adaptive": "PPO-adaptive",
     "ppo-gt": "PPO-GT",
+    "reinforce": "REINFORCE",
+    "rloo": "RLOO",
+    "grpo": "GRPO",
+    "dpo": "DPO",
+    "dpo-conservative": "conservative DPO",
+    "dpo-robust": "robust DPO",
+    "dpo-hinge": "hinge DPO",
     "ipo": "IPO",
+    "ipo-mean": "IPO-mean",
     "kto": "KTO",
+    "simpo": "SimPO",
     "orpo": "ORPO",
+    "online-dpo": "online DPO",
+    "best-of-n": "best of n",
+    "best-of-n-proxy": "best of n by proxy",
+    "optimum": "estimated optimum",
 }
 
 

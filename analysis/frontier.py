@@ -1,8 +1,8 @@
 """Reward against KL: where each policy is, and where the best possible ones would be.
 
 All rewards are the gold reward, all KLs the sequence-level reverse KL to the SFT model in nats. The
-reference curves (the optimum of the KL-regularised objective, and best-of-n) come from one set of
-samples of the SFT model.
+reference curves (the optimum of the KL-regularised objective, and best-of-n in best_of_n.py) come
+from one set of samples of the SFT model.
 """
 
 from collections.abc import Iterable
@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import gammaln, logsumexp
+from scipy.special import logsumexp
 
+from analysis.best_of_n import best_of_n, judged
+from analysis.catalogue import GOLD, OPTIMUM, PROXY
+from analysis.reference import reference_matrices, reference_rows
 from analysis.statistics import KEYS, POLICY, finals, interval, prompt_means, standard_error
 from pipelines.evaluate.schema import FRONTIER, conform
 
@@ -84,21 +87,6 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
     return table.assign(final=table["step"] == last)
 
 
-def reference_matrices(reference: pd.DataFrame) -> tuple[pd.Index, np.ndarray, np.ndarray]:
-    """Prompt ids (P), rewards (P, N) and lengths (P, N) of the reference samples.
-
-    Raises:
-        ValueError: prompts do not have equally many samples.
-    """
-    rows = reference.sort_values(["prompt_id", "sample"], kind="stable")
-    counts = rows.groupby("prompt_id").size()
-    if counts.nunique() != 1:
-        raise ValueError("reference samples are not equally many for each prompt")
-    shape = (len(counts), int(counts.iloc[0]))
-    rewards = rows["reward_gold"].to_numpy(float).reshape(shape)
-    return counts.index, rewards, rows["length"].to_numpy(float).reshape(shape)
-
-
 def optimum_per_prompt(reference: pd.DataFrame, beta: float) -> pd.DataFrame:
     """The KL-regularised optimum at coefficient `beta`, estimated for each prompt.
 
@@ -124,7 +112,7 @@ def optimum_per_prompt(reference: pd.DataFrame, beta: float) -> pd.DataFrame:
     """
     if not beta > 0:
         raise ValueError(f"beta = {beta}: the optimum is defined for beta above 0")
-    prompts, rewards, lengths = reference_matrices(reference)
+    prompts, rewards, lengths = reference_matrices(reference, ["reward_gold", "length"])
     scaled = rewards / beta
     log_sum = logsumexp(scaled, axis=1, keepdims=True)
     weights = np.exp(scaled - log_sum)
@@ -173,104 +161,26 @@ def optimum(reference: pd.DataFrame, betas: Iterable[float], run: str = "") -> p
                 "ess": per_prompt["ess"].median(),
             }
         )
-    return _reference_rows(rows, reference, run)
-
-
-def best_of_n(
-    reference: pd.DataFrame, ns: Iterable[int] | None = None, run: str = ""
-) -> pd.DataFrame:
-    """Best of n samples by the gold reward, for each n, from one set of N samples a prompt.
-
-    Unbiased over all subsets of size n, with r_(1) <= ... <= r_(N) (Nakano et al. 2021, app. I; Gao
-    et al. 2023):
-
-        E[max of n] = sum_i C(i-1, n-1) / C(N, n) r_(i)
-
-    The KL is log n - (n-1)/n, an upper bound of the true one (Beirami et al. 2024). The effective
-    sample size is 1 / sum_i w_i^2 of those weights, the same for every prompt.
-
-    Args:
-        reference: REFERENCE_SCORES.
-        ns: from 1 to N; by default the powers of 2.
-        run: first 8 hex digits of the reference samples' fingerprint.
-
-    Returns:
-        FRONTIER, one row per n (arm "best-of-n", setting n), kl_estimator "analytic".
-
-    Raises:
-        ValueError: an n is not between 1 and N.
-    """
-    _, rewards, lengths = reference_matrices(reference)
-    total = rewards.shape[1]
-    order = np.argsort(rewards, axis=1, kind="stable")
-    rewards, lengths = np.take_along_axis(rewards, order, 1), np.take_along_axis(lengths, order, 1)
-    rows = []
-    for n in sorted(set(ns if ns is not None else (2**k for k in range(total.bit_length())))):
-        weights = best_of_n_weights(n, total)
-        per_prompt = rewards @ weights
-        rows.append(
-            {
-                "arm": "best-of-n",
-                "setting": n,
-                "kl": np.log(n) - (n - 1) / n,
-                "kl_estimator": "analytic",
-                "reward_gold": per_prompt.mean(),
-                "reward_gold_se": standard_error(per_prompt),
-                "length": (lengths @ weights).mean(),
-                "ess": 1 / (weights**2).sum(),
-            }
-        )
-    return _reference_rows(rows, reference, run)
-
-
-def best_of_n_weights(n: int, total: int) -> np.ndarray:
-    """Probability that the i-th smallest of `total` samples is the largest of a random n of them.
-
-    Returns:
-        C(i-1, n-1) / C(total, n) for i = 1..total, shape (total,); sums to 1.
-
-    Raises:
-        ValueError: n is not between 1 and total.
-    """
-    if not 1 <= n <= total:
-        raise ValueError(f"best of {n} needs n between 1 and the {total} samples of a prompt")
-    i = np.arange(n, total + 1)
-    # Log-gamma: the binomials of 256 samples overflow where their ratio does not.
-    log_weights = gammaln(i) - gammaln(n) - gammaln(i - n + 1)
-    log_weights -= gammaln(total + 1) - gammaln(n + 1) - gammaln(total - n + 1)
-    weights = np.zeros(total)
-    weights[n - 1 :] = np.exp(log_weights)
-    return weights
+    return reference_rows(rows, reference, run)
 
 
 def frontier_table(study: "Study") -> pd.DataFrame:
     """FRONTIER of the whole study: policies, snapshots, optimum (ESS >= 10) and best-of-n."""
     settings = [value for value in study.scores["setting"].dropna().unique() if value > 0]
-    best = optimum(study.reference, {*GRID, *settings}, study.reference_run)
-    parts = [
-        frontier(study.scores),
-        best_of_n(study.reference, run=study.reference_run),
-        best[best["ess"] >= TRUSTED_ESS],
-    ]
-    whole = pd.concat(parts, ignore_index=True).sort_values(ORDER, ignore_index=True)
-    return conform(whole, "frontier")
-
-
-def _reference_rows(rows: list[dict], reference: pd.DataFrame, run: str) -> pd.DataFrame:
-    """Rows made from the reference samples as FRONTIER, with what they all share filled in."""
-    prompts, rewards, _ = reference_matrices(reference)
-    table = pd.DataFrame(rows).reindex(columns=list(FRONTIER))
-    return conform(
-        table.assign(
-            seed=0,
-            step=0,
-            n_prompts=len(prompts),
-            n_samples=rewards.shape[1],
-            run=run,
-            temperature=reference["temperature"].mean(),
-            stage="reference-samples",
-            variant="",
-            final=True,
-        ),
-        "frontier",
-    )
+    parts = [frontier(study.scores)]
+    tables = list(study.proxy_scores.values())
+    for row in study.manifest["estimates"]:
+        step = row["step"]
+        if row["arm"] == OPTIMUM:
+            rows = optimum(study.reference, {*GRID, *settings}, step[:8])
+            rows = rows[rows["ess"] >= TRUSTED_ESS]
+        elif row["arm"] == PROXY:
+            rows = best_of_n(judged(study.reference, study.proxy_scores[step]), PROXY, step[:8])
+        else:
+            # With several reward models there is no one proxy reward of the best by gold.
+            samples = judged(study.reference, tables[0] if len(tables) == 1 else None)
+            rows = best_of_n(samples, GOLD, step[:8])
+        stage = study.records[step]["stage"]
+        parts.append(rows.assign(seed=row["seed"], variant=row["variant"], stage=stage))
+    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return conform(whole.sort_values(ORDER, ignore_index=True), "frontier")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.catalogue import BEST_OF_N, GOLD, OPTIMUM
 from analysis.formats import arm_name
 from analysis.frontier import TRUSTED_ESS
 from analysis.statistics import margin
@@ -34,12 +35,12 @@ def frontier(points: pd.DataFrame, table: pd.DataFrame, reward_label: str) -> Fi
         last = points[points["final"]]
         limit = _near_limit(last, curves)
         for axes, low, high in ((wide, limit, np.inf), (near, -1.0, limit)):
-            _draw_curves(axes, curves)
+            draw_curves(axes, curves)
             draw_policies(axes, points, annotate=(low, high))
             if points["seeds"].max() > 1:
                 _draw_seeds(axes, table)
             axes.set_xlabel(KL_LABEL)
-        furthest = table.loc[table["kl_estimator"] == "rb", "kl"].max()
+        furthest = table.loc[table["kl_estimator"].isin(["rb", "analytic"]), "kl"].max()
         root_scale(wide, "x", max(float(furthest) * 1.2, limit))
         near.set_xlim(-0.025 * limit, limit)
         inside = pd.concat([points, curves])
@@ -61,7 +62,7 @@ def has_variants(table: pd.DataFrame) -> bool:
 
 def _near_limit(last: pd.DataFrame, curves: pd.DataFrame) -> float:
     """Right edge of the close-up: where the optimum's curve ends, else the median policy."""
-    curve, policies = curves.loc[curves["arm"] == "optimum", "kl"], last["kl"]
+    curve, policies = curves.loc[curves["arm"] == OPTIMUM, "kl"], last["kl"]
     edge = float(curve.max()) if len(curve) else float(policies.median())
     # Policies just beyond the curve's end belong to the close-up too.
     close = policies[policies <= 1.6 * edge]
@@ -147,10 +148,23 @@ def _label_point(axes: Axes, row: Any, colour: Any) -> None:
     note.set_in_layout(False)
 
 
-def _draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
+def curve(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """An estimated curve, averaged over its seeds, in the order of its KL.
+
+    Args:
+        rows: FRONTIER, one row per arm, seed, variant and setting.
+    """
+    own = rows[rows["arm"] == arm]
+    if arm == OPTIMUM:
+        own = own[own["ess"] >= TRUSTED_ESS]
+    columns = ["kl", "reward_gold", "reward_gold_se", "n_prompts"]
+    return own.groupby("setting")[columns].mean().reset_index().sort_values("kl")
+
+
+def draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
     """The estimated optimum with its 95% band over prompts, and best-of-n."""
-    best = rows[(rows["arm"] == "optimum") & (rows["ess"] >= TRUSTED_ESS)].sort_values("kl")
-    colour = STYLES["optimum"][0]
+    best = curve(rows, OPTIMUM)
+    colour = STYLES[OPTIMUM][0]
     axes.plot(best["kl"], best["reward_gold"], color=colour, lw=2, zorder=3)
     half = margin(best["reward_gold_se"], best["n_prompts"])
     axes.fill_between(
@@ -161,28 +175,15 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame) -> None:
         alpha=0.15,
         lw=0,
     )
-    chosen = rows[_trusted_best_of_n(rows)].sort_values("kl")
-    colour, marker = STYLES["best-of-n"]
-    axes.plot(
-        chosen["kl"],
-        chosen["reward_gold"],
-        color=colour,
-        lw=1.3,
-        ls="--",
-        marker=marker,
-        ms=7,
-        zorder=3,
-    )
-
-
-def _trusted_best_of_n(rows: pd.DataFrame) -> pd.Series:
-    """Rows of best-of-n whose estimate rests on enough samples to be drawn."""
-    return (rows["arm"] == "best-of-n") & (rows["ess"] >= TRUSTED_ESS)
+    for arm in BEST_OF_N:
+        chosen, (colour, marker) = curve(rows, arm), STYLES[arm]
+        look: dict[str, Any] = {"ls": "--" if arm == GOLD else "-.", "marker": marker, "ms": 7}
+        axes.plot(chosen["kl"], chosen["reward_gold"], color=colour, lw=1.3, zorder=3, **look)
 
 
 def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
     """Names on the curves: the optimum above its end, best-of-n below its middle."""
-    best = rows[(rows["arm"] == "optimum") & (rows["ess"] >= TRUSTED_ESS)].sort_values("kl")
+    best = curve(rows, OPTIMUM)
     style: dict[str, Any] = {
         "textcoords": "offset points",
         "fontsize": 9,
@@ -196,41 +197,44 @@ def _label_curves(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
             (end["kl"], end["reward_gold"]),
             xytext=(0, 12),
             ha="right",
-            color=STYLES["optimum"][0],
+            color=STYLES[OPTIMUM][0],
             **style,
         )
         note.set_in_layout(False)
-    chosen = rows[_trusted_best_of_n(rows) & (rows["kl"] <= 0.75 * limit)].sort_values("kl")
-    if len(chosen):
-        last = chosen.iloc[-1]
-        note = axes.annotate(
-            f"best of {last['setting']:g}",
-            (last["kl"], last["reward_gold"]),
-            xytext=(4, -13),
-            color=STYLES["best-of-n"][0],
-            **style,
-        )
-        note.set_in_layout(False)
+    for arm, suffix in zip(BEST_OF_N, ("", " by proxy"), strict=True):
+        chosen = curve(rows, arm)
+        chosen = chosen[chosen["kl"] <= 0.75 * limit]
+        if len(chosen):
+            last = chosen.iloc[-1]
+            note = axes.annotate(
+                f"best of {last['setting']:g}{suffix}",
+                (last["kl"], last["reward_gold"]),
+                xytext=(4, -13),
+                color=STYLES[arm][0],
+                **style,
+            )
+            note.set_in_layout(False)
 
 
 def _legend(figure: Figure, points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """One legend below both panels; numbers at the points are explained in it."""
     handles = []
-    numbers = "" if has_variants(points) else " (number: its KL coefficient)"
+    numbers = "" if has_variants(points) else " (number: its setting)"
     for arm, (colour, marker) in styles(points["arm"].unique()).items():
         size, width, label = 6.5, 1.5, f"{arm_name(arm)}{numbers}"
         if arm == "sft":
             size, width, label = 11, 0, arm_name(arm)
         look: dict[str, Any] = {"marker": marker, "ms": size, "mec": "white", "lw": width}
         handles.append(Line2D([], [], color=colour, label=label, **look))
-    if (rows["arm"] == "optimum").any():
+    if (rows["arm"] == OPTIMUM).any():
         label = f"estimated optimum (ESS ≥ {TRUSTED_ESS:g})"
-        handles.append(Line2D([], [], color=STYLES["optimum"][0], lw=2, label=label))
-    if _trusted_best_of_n(rows).any():
-        colour, marker = STYLES["best-of-n"]
-        largest = int(rows.loc[_trusted_best_of_n(rows), "setting"].max())
-        label = f"best of n by gold reward, n = 1, 2, 4 … {largest}"
-        handles.append(Line2D([], [], color=colour, marker=marker, ms=7, ls="--", label=label))
+        handles.append(Line2D([], [], color=STYLES[OPTIMUM][0], lw=2, label=label))
+    for arm, judge in zip(BEST_OF_N, ("gold reward", "reward model"), strict=True):
+        if len(chosen := curve(rows, arm)):
+            colour, marker = STYLES[arm]
+            label = f"best of n by {judge}, n = 1, 2, 4 … {chosen['setting'].max():g}"
+            look = {"marker": marker, "ms": 7, "ls": "--" if arm == GOLD else "-."}
+            handles.append(Line2D([], [], color=colour, label=label, **look))
     if points["seeds"].max() > 1:
         look = {"marker": "o", "ms": 5, "mfc": "none", "lw": 0}
         handles.append(Line2D([], [], color="#666666", label="single seeds", **look))

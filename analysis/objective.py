@@ -1,9 +1,12 @@
-"""J = E[r] - c KL(pi || SFT) with r the gold reward: what both methods aim at through the labels.
+"""J = E[r] - c KL(pi || SFT) with r the gold reward: what methods with the coefficient c aim at.
 
-Neither sees r: PPO maximises the learned proxy, DPO its implicit reward. PPO's kl_coef and DPO's
+Most do not see r: PPO maximises the learned proxy, DPO its implicit reward. PPO's kl_coef and DPO's
 beta are the same c, so at equal c the two are tried on the same objective, whose optimum is known:
-c log Z. How much of the way from SFT to there does each get?
+c log Z. How much of the way from SFT to there does each get? An arm whose setting is something else
+(a target KL, a margin) aims at no such J, and has none here.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -19,18 +22,23 @@ ROUNDING = 1e-4
 AGREEMENT = 3.0
 
 
-def gain_per_prompt(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """J of every final policy that has a setting, prompt by prompt.
+def gain_per_prompt(
+    scores: pd.DataFrame, reference: pd.DataFrame, aimed: Collection[str]
+) -> pd.DataFrame:
+    """J of the final policies of the arms that aim at it, prompt by prompt.
 
     J(x) = mean gold reward - setting * mean kl_rb over the prompt's samples; gain(x) = J(x) - the
     mean reward of the SFT model's reference samples of x (whose KL is 0).
+
+    Args:
+        aimed: arms whose setting is the coefficient of J (see `Catalogue.aimed`).
 
     Returns:
         arm, setting, seed, variant, run, stage, prompt_id, reward_gold, kl, objective,
         objective_sft and gain (reward units; KL in nats).
     """
     trained = finals(scores)
-    trained = trained[trained["setting"].notna()]
+    trained = trained[trained["setting"].notna() & trained["arm"].isin(list(aimed))]
     table = prompt_means(trained, ["reward_gold", "kl_rb"]).rename(columns={"kl_rb": "kl"})
     base = reference.groupby("prompt_id")["reward_gold"].mean()
     table["objective"] = table["reward_gold"] - table["setting"] * table["kl"]
@@ -39,8 +47,7 @@ def gain_per_prompt(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFra
 
 
 def objective(per_prompt: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """J, its gain over SFT and the share of the possible gain, for every final policy with a
-    setting.
+    """J, its gain over SFT and the share of the possible gain, for every policy that has a J.
 
         gain = mean_x gain(x), standard error over prompts (paired)
         objective_optimum = mean_x setting * log mean_i exp(r_i(x) / setting)

@@ -12,35 +12,25 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis import findings, frontier_plot, plots, style, views
-from analysis.compute import compute, ratios, typical
-from analysis.formats import number, setting, short
-from analysis.frontier import TRUSTED_ESS, frontier_table, points
-from analysis.objective import agreement, compare, gain_per_prompt, gains, objective
-from analysis.reward_model import proxy_quality
+from analysis import (
+    families_plot,
+    findings,
+    frontier_plot,
+    notes,
+    objective_plot,
+    plots,
+    style,
+    training_plot,
+    views,
+)
+from analysis.catalogue import BEST_OF_N
+from analysis.compute import ratios, typical
+from analysis.formats import number, short
+from analysis.frontier import TRUSTED_ESS, points
 from analysis.study import Study, load
-from pipelines.shared.errors import UserError
-
-FLOAT = "%.10g"
-PROMPTS = 6
-COMPLETIONS = ["prompt_id", "prompt", "arm", "setting", "variant", "completion", "n_tokens"]
-COMPLETIONS += ["reward_gold", "log_ratio"]
-# The columns of each .tex, which is for print; the .csv has all. A variant that is "" throughout is
-# left out.
-PRINTED = {
-    "frontier": "arm setting variant seed kl kl_se reward_gold reward_gold_se length",
-    "compute": "arm setting variant seed stage seconds flops peak_memory_bytes",
-    "objective": "arm setting variant seed objective gain gain_se closed_share ess",
-    "gains": "arm setting variant gain ci_low ci_high seeds",
-    "comparison": "setting arm_a variant_a arm_b variant_b difference ci_low ci_high higher",
-    "kl_agreement": "arm setting variant seed kl_k1 kl_k3 kl_rb largest_z agree",
-    "reward_model": "seed variant pairwise_accuracy pairwise_accuracy_se n_pairs pearson spearman",
-    "sample_completions": "prompt arm setting variant completion reward_gold",
-    "oracle": "arm labels beta seed closed_share reward kl reward_opt kl_opt",
-    "estimators": "arm labels beta kl_estimator kl kl_mean z variance coverage samples_needed",
-    "details": "detail change closed_share difference difference_low difference_high stopped",
-}
+from analysis.tables import make_tables, write_table
 
 
 def write_report(study_folder: Path) -> dict[str, Any]:
@@ -63,25 +53,27 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     tables = make_tables(study)
     for name, table in tables.items():
         write_table(table, study.folder / "tables", name)
-    gain, cost, label = tables["gains"], tables["compute"], study.manifest["reward_label"]
     measured = points(study.scores)
-    drawn = {
-        "frontier": frontier_plot.frontier(measured, tables["frontier"], label),
-        "objective": plots.objective(gain, tables["objective"]) if len(gain) else None,
-        "cost": plots.cost(typical(cost)),
-        "training": plots.training(measured, label),
-        "estimators": plots.estimators(tables["kl_agreement"]),
-    }
     folder = study.folder / "figures"
     folder.mkdir(exist_ok=True)
-    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    figures = draw(study, tables, measured)
     for name, figure in figures.items():
         style.save(figure, folder, name)
-    headline = findings.headline(measured, tables["objective"], gain, cost)
-    answer = findings.sentences(
-        tables["comparison"], headline, ratios(cost), tables["kl_agreement"], tables["objective"]
+    cost = tables["compute"]
+    headline = findings.headline(
+        measured, tables["objective"], tables["gains"], cost, study.catalogue
     )
-    bullets = "".join(f"- {sentence}\n" for sentence in [*answer, *findings.caveats(study)])
+    answer = findings.sentences(
+        tables["comparison"],
+        headline,
+        ratios(cost),
+        tables["kl_agreement"],
+        tables["objective"],
+        tables["training"],
+        study.catalogue,
+    )
+    caveats = notes.caveats(study)
+    bullets = "".join(f"- {sentence}\n" for sentence in [*answer, *caveats])
     (study.folder / "tables" / "headline.md").write_text(
         f"{views.markdown(views.headline_grid(headline))}\n{bullets}", encoding="utf-8"
     )
@@ -89,110 +81,33 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     page.write_text(
         render(study, tables, measured, headline, answer, list(figures)), encoding="utf-8"
     )
-    return {
-        "headline": headline,
-        "sentences": answer,
-        "caveats": findings.caveats(study),
-        "report": page,
-    }
+    return {"headline": headline, "sentences": answer, "caveats": caveats, "report": page}
 
 
-def make_tables(study: Study) -> dict[str, pd.DataFrame]:
-    """All tables of the study by file name."""
-    completions = sample_completions(study)
-    per_prompt = gain_per_prompt(study.scores, study.reference)
-    return {
-        "frontier": frontier_table(study),
-        "compute": compute(study),
-        "objective": objective(per_prompt, study.reference),
-        "gains": gains(per_prompt),
-        "comparison": compare(per_prompt, "ppo", "dpo"),
-        "kl_agreement": agreement(study.scores),
-        "reward_model": proxy_quality(study.scores),
-        **({} if completions is None else {"sample_completions": completions}),
-    }
+def draw(
+    study: Study, tables: Mapping[str, pd.DataFrame], measured: pd.DataFrame
+) -> dict[str, Figure]:
+    """The figures by name; those with nothing to show are left out.
 
-
-def sample_completions(study: Study) -> pd.DataFrame | None:
-    """What the final policies write, for the first prompts: sample 0 of the first seed.
-
-    Without tables/samples.parquet (generated text is not in git) an earlier sample_completions.csv
-    is used; None where that is missing too.
-
-    Returns:
-        prompt_id, prompt, arm, setting, variant, completion, n_tokens, reward_gold, log_ratio
-        (logp - ref_logp in nats: this sample's own k1 contribution to the KL).
+    Args:
+        measured: see `frontier.points`.
     """
-    if study.samples is None:
-        path = study.folder / "tables" / "sample_completions.csv"
-        return _read_completions(path) if path.is_file() else None
-    arms = pd.DataFrame(study.manifest["arms"])
-    arms = arms[arms["seed"] == arms["seed"].min()].assign(setting=arms["setting"].astype(float))
-    owners = arms.assign(run=arms["evaluation"].str[:8])[["run", "arm", "setting", "variant"]]
-    samples = study.samples[study.samples["sample"] == study.samples["sample"].min()]
-    table = samples.merge(owners, on="run", how="inner")
-    table = table[table["prompt_id"].isin(sorted(table["prompt_id"].unique())[:PROMPTS])]
-    table = table.assign(log_ratio=table["logp"] - table["ref_logp"], other=table["arm"] != "sft")
-    order = ["prompt_id", "other", "arm", "setting", "variant"]
-    return table.sort_values(order, ignore_index=True)[COMPLETIONS]
-
-
-def _read_completions(path: Path) -> pd.DataFrame:
-    """An earlier sample_completions.csv, its text as it is ("NA" and "" are text)."""
-    words = {name: "string" for name in ("prompt_id", "prompt", "arm", "variant", "completion")}
-    try:
-        table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={"setting": [""]})
-        return table[COMPLETIONS].astype(
-            {"setting": float, "reward_gold": float, "log_ratio": float}
-        )
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): restore it from git, or run the experiment again"
-        ) from None
-
-
-def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write <name>.csv, and <name>.tex with the columns for print (booktabs, 3 significant digits).
-
-    frontier.tex has the final policies with the Rao-Blackwellised KL, best-of-n and no curve.
-    """
-    folder.mkdir(exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format=FLOAT, lineterminator="\n")
-    printed = table
-    if name == "frontier":
-        printed = table[table["final"] & table["kl_estimator"].isin(["rb", "analytic"])]
-    printed = printed[PRINTED[name].split()]
-    empty = [c for c in printed if c.startswith("variant") and (printed[c] == "").all()]
-    printed = printed.drop(columns=empty)
-    if "setting" in printed:
-        printed = printed.assign(setting=printed["setting"].map(setting))
-    text = (
-        printed.style.hide(axis="index")
-        .format(_tex_number)
-        .format_index(_tex_text, axis=1)
-        .to_latex(hrules=True)
-    )
-    (folder / f"{name}.tex").write_text(text, encoding="utf-8")
-
-
-def _tex_number(value: Any) -> str:
-    """A table cell for LaTeX; "--" where it is missing."""
-    if value is None or pd.isna(value):
-        return "--"
-    if isinstance(value, float):
-        value = number(value)
-    return _tex_text(value)
-
-
-def _tex_text(value: Any) -> str:
-    """Text with LaTeX's special characters escaped."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
-        "\u2212": "$-$",
-        "\u2013": "--",
-        "\u221e": r"$\infty$",
+    label, catalogue = study.manifest["reward_label"], study.catalogue
+    drawn = {
+        "frontier": families_plot.families(measured, tables["frontier"], label, catalogue)
+        if many_arms(study)
+        else frontier_plot.frontier(measured, tables["frontier"], label),
+        "objective": objective_plot.objective(tables["gains"], tables["objective"], catalogue),
+        "cost": plots.cost(typical(tables["compute"]), catalogue),
+        "training": training_plot.training(measured, label, catalogue),
+        "estimators": plots.estimators(tables["kl_agreement"]),
     }
-    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(character, character) for character in " ".join(str(value).split()))
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def many_arms(study: Study) -> bool:
+    """True where there are more trained arms than one pair of axes can show."""
+    return len({arm["arm"] for arm in study.manifest["arms"]} - {"sft"}) > style.FEW
 
 
 def provenance(
@@ -239,43 +154,87 @@ def render(
     figures: Sequence[str],
 ) -> str:
     """report.html: one file that loads nothing, all text of models and manifests escaped."""
-    images = embedded(study.folder, figures)
-    shape = study.scores.groupby("run")[["prompt_id", "sample"]].nunique().iloc[0].to_dict()
-    reference = int(study.reference["sample"].nunique())
     return template("report.html.j2").render(
         manifest=study.manifest,
-        images=images,
+        images=embedded(study.folder, figures),
         answer=answer,
-        caveats=findings.caveats(study),
-        errors_note=findings.errors_note(headline),
-        sft_note=findings.sft_note(headline, tables["objective"], shape["sample"], reference),
-        seconds_note=findings.seconds_note(study),
-        gold=findings.gold_quality(study.metrics[study.manifest["gold"]]),
-        reward_models=_reward_model_logs(study),
-        headline=views.headline_grid(headline),
-        objective=views.objective_grid(tables["objective"]),
-        comparison=views.comparison_grid(tables["comparison"]),
-        listed=findings.LISTED,
-        costs=views.cost_grid(ratios(tables["compute"])),
-        agreement=views.agreement_grid(tables["kl_agreement"]),
-        proxy=views.proxy_grid(tables["reward_model"]),
-        completions=views.completion_groups(tables.get("sample_completions")),
+        caveats=notes.caveats(study),
         provenance=provenance(study.manifest, study.records),
-        trusted_ess=f"{TRUSTED_ESS:g}",
-        has_optimum=bool((tables["frontier"]["arm"] == "optimum").any()),
-        has_possible=bool(tables["objective"]["objective_optimum"].notna().any()),
-        seeds=len({arm["seed"] for arm in study.manifest["arms"]}),
-        has_snapshots=not measured["final"].all(),
-        has_variants=frontier_plot.has_variants(measured),
-        shape=shape,
-        split=study.records[study.manifest["reference_samples"]]["identity"]["recipe"][
-            "evaluation"
-        ]["split"],
-        reference=reference,
-        temperature=f"{study.reference['temperature'].iloc[0]:g}",
         files=[f"tables/{name}.csv, .tex" for name in tables]
         + [f"figures/{name}.png, .pdf" for name in figures],
+        **_facts(study, tables, measured),
+        **_notes(study, tables, headline),
+        **_grids(study, tables, headline),
     )
+
+
+def _grids(
+    study: Study, tables: Mapping[str, pd.DataFrame], headline: pd.DataFrame
+) -> dict[str, Any]:
+    """The page's tables."""
+    used = {row["arm"] for part in ("arms", "estimates") for row in study.manifest[part]}
+    return {
+        "headline": views.headline_grid(headline),
+        "catalogue": views.catalogue_grid(study.catalogue, used),
+        "objective": views.objective_grid(tables["objective"]),
+        "comparison": views.comparison_grid(tables["comparison"]),
+        "best_of_n": views.best_of_n_grid(tables["frontier"]),
+        "training": views.training_grid(tables["training"]),
+        "costs": views.cost_grid(ratios(tables["compute"])),
+        "agreement": views.agreement_grid(tables["kl_agreement"]),
+        "proxy": views.proxy_grid(tables["reward_model"]),
+        "completions": views.completion_groups(tables.get("sample_completions")),
+    }
+
+
+def _notes(
+    study: Study, tables: Mapping[str, pd.DataFrame], headline: pd.DataFrame
+) -> dict[str, Any]:
+    """The page's computed sentences."""
+    shape, reference = _shape(study), int(study.reference["sample"].nunique())
+    return {
+        "errors_note": notes.errors_note(headline),
+        "sft_note": notes.sft_note(headline, tables["objective"], shape["sample"], reference),
+        "seconds_note": notes.seconds_note(study),
+        "footing_note": notes.footing_note(study),
+        "objective_note": notes.objective_note(study.catalogue, headline),
+        "bound_note": notes.bound_note(tables["frontier"]),
+        "training_answer": findings.trained(tables["training"]),
+        "gold": notes.gold_quality(study.metrics[study.manifest["gold"]]),
+        "reward_models": _reward_model_logs(study),
+    }
+
+
+def _facts(
+    study: Study, tables: Mapping[str, pd.DataFrame], measured: pd.DataFrame
+) -> dict[str, Any]:
+    """What the page's captions depend on."""
+    recipe = study.records[study.manifest["reference_samples"]]["identity"]["recipe"]
+    frontier = tables["frontier"]
+    return {
+        "shape": _shape(study),
+        "split": recipe["evaluation"]["split"],
+        "reference": int(study.reference["sample"].nunique()),
+        "temperature": f"{study.reference['temperature'].iloc[0]:g}",
+        "seeds": len({arm["seed"] for arm in study.manifest["arms"]}),
+        "listed": findings.LISTED,
+        "trusted_ess": f"{TRUSTED_ESS:g}",
+        "many_arms": many_arms(study),
+        "has_optimum": bool((frontier["arm"] == "optimum").any()),
+        "has_possible": bool(tables["objective"]["objective_optimum"].notna().any()),
+        "has_best_of_n": bool(frontier["arm"].isin(BEST_OF_N).any()),
+        "has_snapshots": not measured["final"].all(),
+        "has_variants": frontier_plot.has_variants(measured),
+        "unseen_policies": max(
+            int((tables["kl_agreement"]["arm"] != "sft").sum()) - plots.MOST_ROWS, 0
+        ),
+        "most_rows": plots.MOST_ROWS,
+    }
+
+
+def _shape(study: Study) -> dict[str, int]:
+    """Prompts and samples of each evaluation."""
+    return study.scores.groupby("run")[["prompt_id", "sample"]].nunique().iloc[0].to_dict()
 
 
 def template(name: str) -> jinja2.Template:

@@ -1,13 +1,15 @@
 """The report's tables: a DataFrame as headings and cells of text, ready for the template."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.catalogue import BEST_OF_N, FAMILIES, TRAINS_ON, Catalogue
 from analysis.compute import METRICS
 from analysis.formats import (
+    MISSING,
     arm_name,
     fixed,
     number,
@@ -45,9 +47,16 @@ def _field(name: str, form: Callable[[Any], str] = str) -> Callable[[Mapping[str
     return lambda row: form(row[name])
 
 
-def _policy_columns(table: pd.DataFrame) -> list[Column]:
-    """arm and setting, and seed and variant where there are several."""
-    columns: list[Column] = [("arm", _field("arm"), False), ("c", _field("setting", setting), True)]
+def _policy_columns(table: pd.DataFrame, heading: str = "setting") -> list[Column]:
+    """arm and setting, and seed and variant where there are several.
+
+    Args:
+        heading: of the setting: "c" where it is the coefficient of J in every row.
+    """
+    columns: list[Column] = [
+        ("arm", _field("arm"), False),
+        (heading, _field("setting", setting), True),
+    ]
     if "variant" in table and (table["variant"] != "").any():
         columns.append(("variant", _field("variant"), False))
     if "seed" in table and table["seed"].nunique() > 1:
@@ -57,8 +66,9 @@ def _policy_columns(table: pd.DataFrame) -> list[Column]:
 
 def headline_grid(table: pd.DataFrame) -> dict[str, Any]:
     """The headline table."""
+    all_have_j = table.loc[table["setting"].notna(), "gain"].notna().all()
     columns = [
-        *_policy_columns(table),
+        *_policy_columns(table, "c" if all_have_j else "setting"),
         ("gold reward ± SE", lambda row: with_error(row, "reward_gold"), True),
         ("KL, nats ± SE", lambda row: with_error(row, "kl"), True),
         ("gain in J over SFT [95%]", lambda row: with_interval(row, "gain"), True),
@@ -85,7 +95,7 @@ def objective_grid(table: pd.DataFrame) -> dict[str, Any]:
         return sign + fixed(row["objective_optimum"])
 
     columns = [
-        *_policy_columns(table),
+        *_policy_columns(table, "c"),
         ("reward", _field("reward_gold", fixed), True),
         ("KL", _field("kl", fixed), True),
         ("J", _field("objective", fixed), True),
@@ -117,6 +127,67 @@ def _versus(row: Mapping[str, Any]) -> str:
         for k in "ab"
     )
     return f"{first} \u2212 {second}"
+
+
+def catalogue_grid(catalogue: Catalogue, present: Collection[str]) -> dict[str, Any]:
+    """The arms of the study: family, setting, and what each is.
+
+    Args:
+        present: arms with a policy or an estimate; others are left out.
+    """
+    table = pd.DataFrame(row for row in catalogue.rows if row["arm"] in present)
+    columns = [
+        ("arm", _field("arm"), False),
+        ("family", lambda row: FAMILIES.get(row["family"], row["family"]), False),
+        ("what it is", _field("summary"), False),
+        ("setting", lambda row: row["setting"] or MISSING, False),
+        ("is c of J", lambda row: "yes" if row["coefficient"] else "no", False),
+        ("trains on", lambda row: TRAINS_ON.get(row["trains_on"], row["trains_on"]), False),
+    ]
+    return grid(table, columns)
+
+
+def best_of_n_grid(frontier: pd.DataFrame) -> dict[str, Any]:
+    """Best of n: reward and the two KLs at each n.
+
+    Args:
+        frontier: FRONTIER.
+    """
+    rows = frontier[frontier["arm"].isin(BEST_OF_N)]
+    keys = ["arm", "setting", "seed", "variant"]
+    bounds = rows[rows["kl_estimator"] == "analytic"].set_index(keys)["kl"]
+    measured = rows[rows["kl_estimator"] == "measured"].set_index(keys)
+    table = measured.assign(bound=bounds).reset_index()
+    columns = [
+        *_policy_columns(table, "n"),
+        ("gold reward ± SE", lambda row: with_error(row, "reward_gold"), True),
+        ("proxy reward", _field("reward_proxy", fixed), True),
+        ("KL measured, nats ± SE", lambda row: with_error(row, "kl", 3), True),
+        ("log n \u2212 (n\u22121)/n", _field("bound", lambda kl: fixed(kl, 3)), True),
+    ]
+    return grid(table, columns)
+
+
+def training_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """Each trained policy's own objective, before and after."""
+
+    def change(row: Mapping[str, Any]) -> str:
+        moved = {"change": row["end"] - row["start"], "change_se": row["change_se"]}
+        return with_error(moved, "change", 3)
+
+    def verdict(row: Mapping[str, Any]) -> str:
+        return MISSING if pd.isna(row["improved"]) else "yes" if row["improved"] else "no"
+
+    columns = [
+        *_policy_columns(table),
+        ("own objective", _field("objective", lambda text: text.replace(" - ", " \u2212 ")), False),
+        ("better is", _field("better"), False),
+        ("start", _field("start", lambda value: fixed(value, 3)), True),
+        ("end", _field("end", lambda value: fixed(value, 3)), True),
+        ("change ± SE", change, True),
+        ("improved", verdict, False),
+    ]
+    return grid(table, columns)
 
 
 def agreement_grid(table: pd.DataFrame) -> dict[str, Any]:
@@ -182,7 +253,7 @@ def completion_groups(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def plain(value: Any) -> str:
     """A value of a log as text."""
     if value is None:
-        return "\u2013"
+        return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

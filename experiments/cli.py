@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import registry, wandb_mirror
+from experiments import plugins, registry, wandb_mirror
 from experiments.estimates import Estimator
 from experiments.progress import Display, duration, seconds_left
 from experiments.publish import collect, published_steps
-from experiments.study import Study
+from experiments.study import Choice, Study
+from pipelines.arms import ARMS
 from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import StepFailed, UserError, unknown
 from pipelines.shared.executors import run_local
@@ -49,11 +50,19 @@ def parser() -> Parser:
     common.add_argument(
         "--results", type=Path, default=Path("results"), help="default: %(default)s"
     )
+    common.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a Python file that registers arms of your own",
+    )
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     chosen = Parser(add_help=False)
     chosen.add_argument("experiment", help="see `rlhf-vs-dpo list`")
     chosen.add_argument("--scale", default="mini", help="default: %(default)s")
-    chosen.add_argument("--arms", help="comma-separated; default: all")
+    chosen.add_argument("--arms", help="comma-separated, or all; see `list`")
     chosen.add_argument("--seeds", type=int, default=1, help="how many; default: %(default)s")
     chosen.add_argument(
         "--set",
@@ -95,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown("command", given[0], COMMANDS)
         options = parser().parse_args(given)
         check_options(options)
+        for file in options.load:
+            plugins.load(file)
         # A log file has no width of its own: tables are not squeezed into 80 columns there.
         width = None if sys.stdout.isatty() else 160
         console = Console(highlight=False, soft_wrap=True, width=width)
@@ -126,16 +137,33 @@ def _study(options: argparse.Namespace) -> Study:
 
 
 def list_command(options: argparse.Namespace, console: Console) -> int:
+    shared = None
     for experiment in registry.EXPERIMENTS.values():
+        choices = experiment.choices()
         console.print(f"[bold]{experiment.name}[/]  {experiment.question}")
         console.print(f"  scales: {', '.join(experiment.scales)}")
-        for arm, phrase in experiment.arms.items():
-            name, values = experiment.sweeps.get(arm, ("", ()))
-            swept = (
-                f"  [dim]{name} = {', '.join(f'{value:g}' for value in values)}[/]" if name else ""
-            )
-            console.print(f"  {arm:<6} {phrase}{swept}")
+        default = [name for name, choice in choices.items() if choice.default or choice.always]
+        if choices.keys() == ARMS.keys():
+            shared = shared or choices
+            console.print(f"  arms: {', '.join(default)}; --arms takes any below, or all")
+        else:
+            _list_arms(choices, console)
+    if shared:
+        console.print("[bold]arms of comparisons[/], with the setting that is swept")
+        _list_arms(shared, console, shared=True)
     return 0
+
+
+def _list_arms(choices: Mapping[str, Choice], console: Console, shared: bool = False) -> None:
+    width = max(map(len, choices))
+    for arm, choice in choices.items():
+        swept = ""
+        if choice.sweep:
+            values = ", ".join(f"{value:g}" for value in choice.sweep[1])
+            swept = f"  [dim]{choice.sweep[0]} = {values}[/]"
+        if not (shared or choice.default):
+            swept += "  [dim](only where named)[/]"
+        console.print(f"  {arm:<{width}}  {escape(choice.summary)}{swept}")
 
 
 def plan_command(options: argparse.Namespace, console: Console) -> int:

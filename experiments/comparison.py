@@ -1,4 +1,4 @@
-"""Comparisons: arms on shared stages. The only place where both pipelines meet."""
+"""Comparisons: arms on shared stages. The only place where all pipelines meet."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +9,19 @@ from typing import Any
 import pandas as pd
 
 from experiments import settings
-from experiments.study import Experiment, Study, Written
-from pipelines.dpo.pipeline import dpo, reference_logprobs
+from experiments.study import Choice, Experiment, Study, Written
+from pipelines.arms import ARMS, Arm, Ingredients
+from pipelines.dpo.pipeline import reference_logprobs
 from pipelines.evaluate.pipeline import evaluation, reference_samples
 from pipelines.evaluate.schema import conform
-from pipelines.rlhf.pipeline import ppo, reward_model, sft
+from pipelines.rlhf.pipeline import reward_model, sft
 from pipelines.shared import pipeline as shared
 from pipelines.shared.assets import ASSETS
+from pipelines.shared.errors import UserError
 from pipelines.shared.specs import Protocol
 from pipelines.shared.steps import Step, closure
+
+ALWAYS = ("sft", "best-of-n", "optimum")  # made of the SFT model and its samples, as all need them
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Run:
     """One trained policy and its evaluation.
 
     Attributes:
-        setting: the arm's swept coefficient (kl_coef, beta); None for an arm that has none.
+        setting: the value of the arm's swept setting; None for an arm that has none.
         variant: other settings that were swept, as on the command line; "" for none.
     """
 
@@ -38,21 +42,54 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A curve that is estimated from samples of the SFT model.
+
+    Attributes:
+        step: with the samples, or with their scores.
+    """
+
+    arm: str
+    seed: int
+    variant: str
+    step: Step
+
+
+@dataclass(frozen=True)
 class Comparison(Experiment):
     """Arms that share data, models, prompts, sampling and evaluation.
 
+    Any registered arm (pipelines/arms) can be part of it.
+
     Attributes:
+        default: the arms that are run unless others are named.
+        sweeps: values of an arm's swept setting, where not the arm's own.
         axes: other settings swept by default, by name.
         reward_label: what the gold reward is, for the figures' axes.
         deviations: from a protocol, what its source says and what is done here, for the report.
         tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
     """
 
+    default: Sequence[str] = ()
+    sweeps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reward_label: str = "gold reward"
     deviations: Callable[[Protocol], Sequence[Mapping[str, str]]] = lambda protocol: ()
     tuning: str = ""
     tuned_scales: Sequence[str] = ()
+
+    def choices(self) -> Mapping[str, Choice]:
+        return {
+            name: Choice(arm.summary, self.sweep(arm), name in self.default, name in ALWAYS)
+            for name, arm in ARMS.items()
+        }
+
+    def sweep(self, arm: Arm) -> tuple[str, tuple[float, ...]] | None:
+        """The arm's swept setting and its values in this experiment."""
+        if arm.sweep is None:
+            return None
+        name, values = arm.sweep
+        return name, self.sweeps.get(arm.name, values)
 
     def resolve(
         self,
@@ -61,8 +98,8 @@ class Comparison(Experiment):
         seeds: int = 1,
         assignments: Sequence[str] = (),
     ) -> "ComparisonStudy":
-        """See `Experiment.resolve`. The SFT model is always evaluated; a seed draws labels, reward
-        model and policy."""
+        """See `Experiment.resolve`. A seed draws labels, reward model and policy; the SFT model is
+        one for all of them."""
         return resolve(self, scale, arms, seeds, assignments)
 
 
@@ -72,23 +109,28 @@ class ComparisonStudy(Study):
 
     experiment: Comparison
     protocol: Protocol
+    arms: Sequence[Arm]
     runs: Sequence[Run]
+    estimates: Sequence[Estimate]
     reference_samples: Step
     gold: Step
 
     @property
     def tuned(self) -> bool:
         """True where the settings are those that the tuning experiment chose."""
-        declared = self.experiment.scales[self.scale]
+        declared = complete(self.experiment.scales[self.scale])
         swept = any(run.variant for run in self.runs)
         tuned = self.scale in self.experiment.tuned_scales
         return tuned and self.protocol == declared and not swept
 
     def steps(self) -> list[Step]:
-        return closure([self.reference_samples, *(run.evaluation for run in self.runs)])
+        evaluations = (run.evaluation for run in self.runs)
+        estimates = (estimate.step for estimate in self.estimates)
+        return closure([self.reference_samples, *evaluations, *estimates])
 
     def kept(self) -> list[tuple[Step, str]]:
-        scored = (self.reference_samples, *(run.evaluation for run in self.runs))
+        estimates = {estimate.step.fingerprint: estimate.step for estimate in self.estimates}
+        scored = (*estimates.values(), *(run.evaluation for run in self.runs))
         return [(step, "scores.parquet") for step in scored]
 
     def collect_text(self, results: Path, folder: Path) -> None:
@@ -110,6 +152,26 @@ class ComparisonStudy(Study):
             "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
             "tuning": self.experiment.tuning if self.tuned else "",
             "assets": [dataclasses.asdict(ASSETS[name]) for name in sorted(assets)],
+            "catalogue": [
+                {
+                    "arm": arm.name,
+                    "family": arm.family,
+                    "summary": arm.summary,
+                    "setting": arm.sweep[0] if arm.sweep else "",
+                    "coefficient": arm.coefficient,
+                    "trains_on": arm.trains_on,
+                }
+                for arm in self.arms
+            ],
+            "estimates": [
+                {
+                    "arm": estimate.arm,
+                    "seed": estimate.seed,
+                    "variant": estimate.variant,
+                    "step": estimate.step.fingerprint,
+                }
+                for estimate in self.estimates
+            ],
             "arms": [
                 {
                     "arm": run.arm,
@@ -134,12 +196,10 @@ class ComparisonStudy(Study):
         return Written(headline["columns"], headline["rows"], made["sentences"])
 
 
-# The sections of the protocol that an arm's own stages read: only these tell its variants apart.
-ARM_SECTIONS = {
-    "sft": ("labels", "reward_model"),
-    "ppo": ("labels", "reward_model", "ppo"),
-    "dpo": ("labels", "dpo"),
-}
+def complete(protocol: Protocol) -> Protocol:
+    """`protocol` with the settings of every registered arm: its own where it does not set them."""
+    own = {arm.settings.section: arm.settings for arm in ARMS.values() if arm.settings}
+    return dataclasses.replace(protocol, arms={**own, **protocol.arms})
 
 
 def resolve(
@@ -152,99 +212,155 @@ def resolve(
     """An experiment with the user's choices, as steps; nothing is run.
 
     Args:
-        arms: names to run; None for all. The SFT model is always evaluated.
+        arms: names to run, "all" for every registered one; None for the default ones. The SFT model
+            and what is estimated from its samples are always there.
         seeds: how many; a seed draws labels, reward model and policy, the SFT model is one.
         assignments: `--set` arguments.
 
     Raises:
-        UserError: an unknown scale, arm or setting, or a value that does not fit.
+        UserError: an unknown scale, arm or setting, a value that does not fit, or an arm that
+            cannot be made.
     """
     experiment.check(scale, arms, seeds)
-    chosen = [arm for arm in experiment.arms if arms is None or arm in arms or arm == "sft"]
-    given = settings.parse(assignments, experiment.scales[scale])
-    coefficients = {name for name, _ in experiment.sweeps.values()}
+    names, named = experiment.chosen(arms)
+    chosen = [ARMS[name] for name in names]
+    declared = complete(experiment.scales[scale])
+    given = settings.parse(assignments, declared)
+    _check_read(given, chosen)
+    swept = {sweep[0] for arm in chosen if (sweep := experiment.sweep(arm))}
     fixed = {
-        name: values[0]
-        for name, values in given.items()
-        if len(values) == 1 and name not in coefficients
+        name: values[0] for name, values in given.items() if len(values) == 1 and name not in swept
     }
-    protocol = settings.apply(experiment.scales[scale], fixed)
-    sweeps = {
-        arm: (name, given.get(name, values)) for arm, (name, values) in experiment.sweeps.items()
-    }
-    axes = {name: values for name, values in experiment.axes.items() if name not in given}
-    axes |= {
+    protocol = settings.apply(declared, fixed)
+    read = {"labels", "reward_model", *_own_sections(chosen)}
+    axes = {
         name: values
-        for name, values in given.items()
-        if len(values) > 1 and name not in coefficients
+        for name, values in experiment.axes.items()
+        if name not in given and name.partition(".")[0] in read
     }
-
-    corpus = shared.corpus(protocol)
-    gold = shared.gold(protocol, corpus)
-    start = sft(protocol, corpus)
+    axes |= {
+        name: values for name, values in given.items() if len(values) > 1 and name not in swept
+    }
+    start = Start.of(protocol)
     runs: dict[str, Run] = {}
+    estimates: dict[str, Estimate] = {}
     for values in settings.combinations(axes):
-        variant = settings.apply(protocol, values)
+        at = settings.apply(protocol, values)
         for seed in range(seeds):
-            for run in _runs(variant, chosen, sweeps, seed, values, corpus, gold, start):
-                # The SFT model is judged by every reward model; other policies by one.
-                judged = run.evaluation if run.arm == "sft" else run.policy
-                runs.setdefault(f"{judged.fingerprint}-{run.seed}", run)
+            for arm in chosen:
+                sweep = experiment.sweep(arm)
+                if sweep is not None:
+                    sweep = sweep[0], given.get(*sweep)
+                for run in _runs(arm, sweep, at, seed, values, start):
+                    # The SFT model is judged by every reward model; other policies by one.
+                    judged = run.evaluation if arm.name == "sft" else run.policy
+                    runs.setdefault(f"{judged.fingerprint}-{arm.name}-{seed}", run)
+                for estimate in _estimates(arm, at, seed, values, start):
+                    estimates.setdefault(f"{estimate.step.fingerprint}-{arm.name}", estimate)
     return ComparisonStudy(
         experiment=experiment,
         scale=scale,
         protocol=protocol,
-        folder_name=settings.folder_name(
-            experiment.name, scale, chosen, len(experiment.arms), seeds, given
-        ),
-        runs=sorted(runs.values(), key=lambda run: (chosen.index(run.arm), run.variant, run.seed)),
-        reference_samples=reference_samples(protocol, corpus, gold, start),
-        gold=gold,
+        folder_name=settings.folder_name(experiment.name, scale, named, seeds, given),
+        arms=chosen,
+        runs=sorted(runs.values(), key=lambda run: (names.index(run.arm), run.variant, run.seed)),
+        estimates=list(estimates.values()),
+        reference_samples=start.reference_samples,
+        gold=start.gold,
+    )
+
+
+def _own_sections(arms: Sequence[Arm]) -> set[str]:
+    return {arm.settings.section for arm in arms if arm.settings}
+
+
+def _check_read(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:
+    """Raise `UserError` for a setting of an arm that is not run: it would change nothing."""
+    read = _own_sections(chosen)
+    for name in given:
+        section = name.partition(".")[0]
+        owners = [a.name for a in ARMS.values() if a.settings and a.settings.section == section]
+        if owners and section not in read:
+            raise UserError(
+                f"--set {name}: none of the arms that are run reads it; "
+                f"add --arms {' or '.join(owners)}"
+            )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is the same for all seeds and all settings of the arms."""
+
+    corpus: Step
+    gold: Step
+    sft: Step
+    reference_samples: Step
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> "Start":
+        corpus = shared.corpus(protocol)
+        gold, start = shared.gold(protocol, corpus), sft(protocol, corpus)
+        return cls(corpus, gold, start, reference_samples(protocol, corpus, gold, start))
+
+
+def _ingredients(protocol: Protocol, seed: int, setting: str, start: Start) -> Ingredients:
+    """What an arm may be made from."""
+    completions = shared.completions(protocol, start.corpus, start.gold, start.sft)
+    pairs = shared.pairs(protocol, completions, seed)
+    return Ingredients(
+        protocol=protocol,
+        seed=seed,
+        setting=setting,
+        corpus=start.corpus,
+        gold=start.gold,
+        sft=start.sft,
+        completions=completions,
+        pairs=pairs,
+        reward_model=reward_model(protocol, start.sft, completions, pairs, seed),
+        reference_logprobs=reference_logprobs(protocol, start.sft, completions),
+        reference_samples=start.reference_samples,
     )
 
 
 def _runs(
+    arm: Arm,
+    sweep: tuple[str, tuple[float, ...]] | None,
     protocol: Protocol,
-    arms: Sequence[str],
-    sweeps: Mapping[str, tuple[str, tuple[float, ...]]],
     seed: int,
     values: Mapping[str, Any],
-    corpus: Any,
-    gold: Any,
-    start: Any,
+    start: Start,
 ) -> list[Run]:
-    """All arms at all their coefficients, for one seed and one combination of the other axes."""
-    completions = shared.completions(protocol, corpus, gold, start)
-    pairs = shared.pairs(protocol, completions, seed)
-    proxy = reward_model(protocol, start, completions, pairs, seed)
-    reference = reference_logprobs(protocol, start, completions)
-
-    def policy(arm: str, at: Protocol) -> Any:
-        if arm == "ppo":
-            return ppo(at, corpus, start, proxy, seed)
-        if arm == "dpo":
-            return dpo(at, start, pairs, reference, seed)
-        return start
-
+    """An arm at each value of its swept setting, for one seed and one combination of the axes."""
+    if arm.policy is None:
+        return []
+    name, coefficients = sweep or ("", (None,))
     runs = []
-    for arm in arms:
-        name, coefficients = sweeps.get(arm, ("", (None,)))
-        own = {
-            key: value
-            for key, value in values.items()
-            if key.partition(".")[0] in ARM_SECTIONS[arm]
-        }
-        for coefficient in coefficients:
-            at = settings.apply(protocol, {name: coefficient} if name else {})
-            step = policy(arm, at)
-            runs.append(
-                Run(
-                    arm=arm,
-                    setting=coefficient,
-                    seed=seed,
-                    variant=settings.describe(own),
-                    policy=step,
-                    evaluation=evaluation(protocol, corpus, gold, start, proxy, step, seed),
-                )
-            )
+    for coefficient in coefficients:
+        own = {**arm.fixed, name: coefficient} if name else dict(arm.fixed)
+        setting = f"{name.partition('.')[2]}{coefficient:g}" if name else ""
+        given = _ingredients(settings.apply(protocol, own), seed, setting, start)
+        step = arm.make(given)
+        judged = evaluation(
+            protocol, start.corpus, start.gold, start.sft, given.reward_model, step, seed
+        )
+        variant = _variant(values, judged if arm.name == "sft" else step)
+        runs.append(Run(arm.name, coefficient, seed, variant, step, judged))
     return runs
+
+
+def _estimates(
+    arm: Arm, protocol: Protocol, seed: int, values: Mapping[str, Any], start: Start
+) -> list[Estimate]:
+    """The curve of an arm that trains nothing."""
+    if arm.estimate is None:
+        return []
+    step = arm.estimate(_ingredients(protocol, seed, "", start))
+    return [Estimate(arm.name, seed, _variant(values, step), step)]
+
+
+def _variant(values: Mapping[str, Any], step: Step) -> str:
+    """The axes' values that a step or what it stands on has in its recipe."""
+    read = {section for made in closure([step]) for section in made.recipe}
+    return settings.describe(
+        {name: value for name, value in values.items() if name.partition(".")[0] in read}
+    )

@@ -1,15 +1,24 @@
 """Studies of the enumerable task, where every figure is exact."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.study import Experiment, Study, Written
-from pipelines.exact.pipeline import dpo, evaluation, ppo, reward_model, task
+from experiments.study import Choice, Experiment, Study, Written
+from pipelines.exact.pipeline import (
+    dpo,
+    evaluation,
+    grpo,
+    online_dpo,
+    ppo,
+    reward_model,
+    rloo,
+    task,
+)
+from pipelines.exact.specs import OracleProtocol
 from pipelines.shared.errors import UserError
-from pipelines.shared.specs import OracleProtocol
 from pipelines.shared.steps import Step, closure
 
 
@@ -65,7 +74,7 @@ class OracleStudy(Study):
         drawn = f"{labels.at_most:,} pairs drawn evenly" if labels.at_most else "all pairs"
         return {
             **super().manifest(),
-            "arms": dict(self.experiment.arms),
+            "arms": {name: c.summary for name, c in self.experiment.choices().items()},
             "runs": runs,
             "exact_labels": f"{drawn} with their exact probability",
             "sampled_labels": f"{labels.pairs:,} pairs of samples with labels drawn once",
@@ -81,13 +90,25 @@ class OracleStudy(Study):
 
 @dataclass(frozen=True)
 class OracleExperiment(Experiment):
-    """PPO and DPO against the exact optimum.
+    """Arms against the exact optimum.
 
     Attributes:
+        arms: what can be compared, with one line each.
+        default: the arms that are run unless others are named.
+        sweeps: the coefficient of each arm ("ppo.kl_coef") and its values.
         bars: the least share that each arm must close on exact labels, at scale `mini` as declared.
     """
 
+    arms: Mapping[str, str] = field(default_factory=dict)
+    default: Sequence[str] = ()
+    sweeps: Mapping[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)
+
+    def choices(self) -> Mapping[str, Choice]:
+        return {
+            name: Choice(text, self.sweeps.get(name), default=name in self.default)
+            for name, text in self.arms.items()
+        }
 
     def resolve(
         self,
@@ -108,28 +129,34 @@ class OracleExperiment(Experiment):
             for arm in chosen:
                 swept, values = self.sweeps[arm]
                 for beta in given.get(swept, values):
-                    runs += self._runs(arm, settings.apply(protocol, {swept: beta}), start, seed)
+                    at = settings.apply(protocol, {swept: beta})
+                    runs += self._runs(arm, beta, at, start, seed)
         name = folder_name(self, scale, arms, seeds, given)
         declared = scale == "mini" and protocol == self.scales[scale]
         return OracleStudy(self, scale, name, protocol, runs, self.bars if declared else {})
 
-    def _runs(self, arm: str, at: Any, start: Step, seed: int) -> list[OracleRun]:
-        """An arm at one coefficient: once, or on both kinds of labels."""
-        if arm == "ppo-gt":
-            last = evaluation(start, ppo(at, start, None, seed))
-            return [OracleRun(arm, at.ppo.kl_coef, seed, None, last)]
+    def _runs(self, arm: str, beta: float, at: Any, start: Step, seed: int) -> list[OracleRun]:
+        """An arm at one coefficient: once on the true reward, or on both kinds of labels."""
+        if arm in ON_TRUE_REWARD:
+            last = evaluation(start, ON_TRUE_REWARD[arm](at, start, seed))
+            return [OracleRun(arm, beta, seed, None, last)]
         found = []
         for kind in ("exact", "sampled"):
             own = settings.apply(at, {"labels.kind": kind})
             if arm == "dpo":
-                policy, beta = dpo(own, start, seed), own.dpo.beta
+                policy = dpo(own, start, seed)
             else:
-                judge = reward_model(own, start, seed)
-                policy, beta = ppo(own, start, judge, seed), own.ppo.kl_coef
+                policy = ppo(own, start, reward_model(own, start, seed), seed)
             found.append(OracleRun(arm, beta, seed, kind, evaluation(start, policy)))
         return found
 
 
+ON_TRUE_REWARD: Mapping[str, Callable[[Any, Step, int], Step]] = {
+    "ppo-gt": lambda at, start, seed: ppo(at, start, None, seed),
+    "rloo": rloo,
+    "grpo": grpo,
+    "online-dpo": online_dpo,
+}
 UNUSED = {
     "labels.kind": "runs every kind of labels",
     "labels.temperature": "states its bars for labels of temperature 1",
@@ -159,15 +186,15 @@ def checked(
         for key in (name, name.partition(".")[0]):
             if key in unused:
                 raise UserError(f"--set {name}: {experiment.name} {unused[key]}")
-        if name in ("ppo.kl_coef", "dpo.beta") and min(values) <= 0:
+        if name.partition(".")[2] in ("kl_coef", "beta") and min(values) <= 0:
             raise UserError(f"--set {name}: must be above 0, without a KL there is no optimum")
-    swept = {name for name, _ in experiment.sweeps.values()}
+    swept = {choice.sweep[0] for choice in experiment.choices().values() if choice.sweep}
     for name, values in given.items():
         if len(values) > 1 and name not in swept:
             raise UserError(f"--set {name}: this experiment takes one value of it")
     fixed = {name: values[0] for name, values in given.items() if name not in swept}
     protocol = settings.apply(experiment.scales[scale], fixed)
-    return protocol, [arm for arm in experiment.arms if arms is None or arm in arms], given
+    return protocol, experiment.chosen(arms)[0], given
 
 
 def folder_name(
@@ -178,5 +205,5 @@ def folder_name(
     given: Mapping[str, Sequence[Any]],
 ) -> str:
     """`name-scale` and what differs from the default."""
-    chosen = [arm for arm in experiment.arms if arms is None or arm in arms]
-    return settings.folder_name(experiment.name, scale, chosen, len(experiment.arms), seeds, given)
+    named = experiment.chosen(arms)[1]
+    return settings.folder_name(experiment.name, scale, named, seeds, given)

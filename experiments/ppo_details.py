@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from experiments import settings
 from experiments.oracle_study import OracleExperiment, OracleRun, OracleStudy, checked, folder_name
 from pipelines.exact.pipeline import ablated_ppo, reward_model, task
-from pipelines.shared.specs import OracleProtocol, PPOSpec, RewardModelSpec, TaskSpec
+from pipelines.exact.specs import OracleProtocol, TaskSpec
+from pipelines.rlhf.specs import PPOSpec
+from pipelines.shared.specs import RewardModelSpec
 
 # Number of the detail in pipelines/rlhf/README.md, what is changed, and what to bear in mind.
 CHANGES = (
@@ -160,4 +162,5 @@ PPO_DETAILS = DetailsExperiment(
     question="How much of the gap to the exact optimum does PPO close with one detail changed?",
     scales={"mini": MINI, "smoke": SMOKE},
     arms={"ppo": "PPO on a reward model, one detail changed at a time"},
+    default=("ppo",),
 )

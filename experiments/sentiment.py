@@ -20,18 +20,56 @@ Left out of this first slice: arms beside PPO and DPO, judges, intervals over mo
 After Rafailov et al. 2023, section 6.1 and figure 2 (left); see `deviations`.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from experiments.comparison import Comparison
+from pipelines.baselines.specs import PreferredFTSpec
+from pipelines.dpo.specs import (
+    ConservativeDPOSpec,
+    DPOSpec,
+    HingeDPOSpec,
+    IPOSpec,
+    KTOSpec,
+    MeanIPOSpec,
+    OnlineDPOSpec,
+    ORPOSpec,
+    RobustDPOSpec,
+    SimPOSpec,
+    UnlikelihoodSpec,
+)
+from pipelines.rlhf.specs import GRPOSpec, PPOSpec, ReinforceSpec, RLOOSpec
 from pipelines.shared.specs import (
     CorpusSpec,
-    DPOSpec,
     EvaluationSpec,
     ModelSpec,
-    PPOSpec,
     Protocol,
     RewardModelSpec,
     SamplingSpec,
     SFTSpec,
+    Spec,
 )
+
+PAIRS = (
+    PreferredFTSpec,
+    UnlikelihoodSpec,
+    DPOSpec,
+    ConservativeDPOSpec,
+    RobustDPOSpec,
+    HingeDPOSpec,
+    IPOSpec,
+    MeanIPOSpec,
+    KTOSpec,
+    SimPOSpec,
+    ORPOSpec,
+)
+GROUPS = (RLOOSpec, GRPOSpec)
+
+
+def of_all(specs: Iterable[type[Spec]], **values: Any) -> dict[str, Spec]:
+    """The same values in the sections of several arms."""
+    return {spec.section: spec(**values) for spec in specs}
+
 
 # Everything at once in about a minute: too small to conclude anything from, large enough to test.
 SMOKE = Protocol(
@@ -39,39 +77,73 @@ SMOKE = Protocol(
     model=ModelSpec(layers=1, width=32, heads=2, context=24),
     sft=SFTSpec(epochs=2, batch_size=32),
     sampling=SamplingSpec(prompts=32, completions=4, max_new_tokens=12),
-    reward_model=RewardModelSpec(epochs=1, batch_size=32),
-    ppo=PPOSpec(
-        updates=4, rollouts=32, ppo_epochs=2, minibatches=2, learning_rate=1e-3, snapshots=2
-    ),
-    dpo=DPOSpec(batch_size=32, learning_rate=1e-3, snapshots=2),
-    evaluation=EvaluationSpec(prompts=24, samples=4, reference_samples=64),
+    reward_model=RewardModelSpec(epochs=6, batch_size=32, learning_rate=3e-3),
+    evaluation=EvaluationSpec(prompts=48, samples=8, reference_samples=64),
+    arms={
+        **of_all(PAIRS, batch_size=32, learning_rate=1e-3, snapshots=2),
+        "ppo": PPOSpec(
+            updates=8,
+            rollouts=128,
+            ppo_epochs=2,
+            minibatches=2,
+            learning_rate=1e-3,
+            kl_horizon=200.0,
+            snapshots=2,
+        ),
+        "reinforce": ReinforceSpec(updates=16, rollouts=128, learning_rate=2e-3, snapshots=2),
+        **of_all(
+            GROUPS,
+            updates=8,
+            rollouts=128,
+            group=8,
+            epochs=2,
+            minibatches=2,
+            learning_rate=1e-3,
+            snapshots=2,
+        ),
+        "online_dpo": OnlineDPOSpec(
+            rounds=8, pairs=64, epochs=2, batch_size=32, learning_rate=1e-3, snapshots=2
+        ),
+    },
 )
 
-# The default main job: real text, about ten minutes on two CPU cores. The arms' learning rates and
-# DPO's epochs are the best of nine trials a method on validation prompts (sentiment_tuning.py).
+# The default main job: real text, about ten minutes on two CPU cores. The learning rates of PPO and
+# DPO and DPO's epochs are the best of nine trials a method on validation prompts
+# (sentiment_tuning.py). Arms beside these two have the settings of the one they are kin to, and as
+# much data: as many passes over the same pairs as DPO, or as many completions as PPO.
 MINI = Protocol(
     corpus=CorpusSpec(vocab_size=2048, prompt_tokens=4),
     model=ModelSpec(layers=2, width=128, heads=4, context=32),
     sft=SFTSpec(epochs=6, batch_size=64, learning_rate=2e-3),
     sampling=SamplingSpec(prompts=1000, completions=4, max_new_tokens=20, temperature=1.0),
     reward_model=RewardModelSpec(epochs=1, batch_size=64, learning_rate=3e-3),
-    ppo=PPOSpec(updates=60, rollouts=128, ppo_epochs=4, minibatches=4, learning_rate=1e-4),
-    dpo=DPOSpec(epochs=2, batch_size=64, learning_rate=3e-4),
     evaluation=EvaluationSpec(prompts=256, samples=4, reference_samples=256),
+    arms={
+        **of_all(PAIRS, epochs=2, batch_size=64, learning_rate=3e-4),
+        "ppo": PPOSpec(
+            updates=60,
+            rollouts=128,
+            ppo_epochs=4,
+            minibatches=4,
+            learning_rate=1e-4,
+            kl_horizon=500.0,  # 7,680 sequences in all: long enough for the coefficient to settle
+        ),
+        "reinforce": ReinforceSpec(updates=60, rollouts=128, learning_rate=1e-3),
+        **of_all(GROUPS, updates=60, rollouts=128, epochs=4, minibatches=4, learning_rate=1e-4),
+        "online_dpo": OnlineDPOSpec(
+            rounds=60, pairs=64, epochs=4, batch_size=16, learning_rate=1e-4
+        ),
+    },
 )
 
-ARMS = {
-    "sft": "the SFT model: start and reference of every arm",
-    "ppo": "RLHF: reward model from the pairs, then PPO with a per-token KL penalty",
-    "dpo": "DPO on the same pairs",
-}
-
-BETAS = (0.05, 0.1, 0.3, 1.0)  # the same for both methods: the objective's own coefficient
+ARMS = ("sft", "ppo", "dpo")  # by default; --arms all has every registered one
+BETAS = (0.05, 0.1, 0.3, 1.0)  # the objective's own coefficient: the same for every arm that has it
 
 
 def deviations(protocol: Protocol) -> list[dict[str, str]]:
     """What the paper says (or leaves open) and what is done here."""
     model, sampling, evaluation = protocol.model, protocol.sampling, protocol.evaluation
+    ppo, dpo = protocol.arm("ppo"), protocol.arm("dpo")
     pairs = sampling.completions * (sampling.completions - 1) // 2
     rows = [
         (
@@ -105,13 +177,13 @@ def deviations(protocol: Protocol) -> list[dict[str, str]]:
         (
             "PPO",
             "own implementation, 1024 samples a step, target KL 3, 6, 9, 12",
-            f"own PPOTrainer, {protocol.ppo.rollouts} samples a step, fixed coefficients",
+            f"own PPOTrainer, {ppo.rollouts} samples a step, fixed coefficients",
         ),
         (
             "DPO",
             "beta 0.05, 0.1, 1, 5; RMSprop, lr 1e-6, batch 64, warm-up 150 steps",
-            f"beta as PPO's coefficients; AdamW, lr {protocol.dpo.learning_rate:g}, "
-            f"batch {protocol.dpo.batch_size}, epochs: {protocol.dpo.epochs}",
+            f"beta as PPO's coefficients; AdamW, lr {dpo.learning_rate:g}, "
+            f"batch {dpo.batch_size}, epochs: {dpo.epochs}",
         ),
         (
             "generation, KL estimator, evaluation prompts, seeds",
@@ -135,8 +207,8 @@ SENTIMENT = Comparison(
     question="Which method gets more gold reward for the KL it spends: "
     "RLHF (reward model + PPO) or DPO?",
     scales={"smoke": SMOKE, "mini": MINI},
-    arms=ARMS,
-    sweeps={"ppo": ("ppo.kl_coef", BETAS), "dpo": ("dpo.beta", BETAS)},
+    default=ARMS,
+    sweeps={"ppo": BETAS, "ppo-gt": BETAS, "dpo": (*BETAS, 5.0)},
     reward_label="gold reward (log-odds of fresh)",
     deviations=deviations,
     tuning="sentiment-tuning",

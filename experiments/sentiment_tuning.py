@@ -24,8 +24,8 @@ SENTIMENT_TUNING = Comparison(
     question="Which settings of PPO and of DPO reach the highest J at beta = 0.1 "
     "on validation prompts?",
     scales={"mini": VALIDATION},
-    arms=ARMS,
-    sweeps={"ppo": ("ppo.kl_coef", (0.1,)), "dpo": ("dpo.beta", (0.1,))},
+    default=ARMS,
+    sweeps={"ppo": (0.1,), "dpo": (0.1,)},
     axes={
         "reward_model.learning_rate": (1e-3, 3e-3, 1e-2),
         "ppo.learning_rate": (3e-5, 1e-4, 3e-4),

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.shared.errors import UserError, unknown
+from pipelines.shared.specs import sections
 
-# Swept inside one comparison: they change an arm, not what the arms share.
-SWEEPABLE = ("labels", "reward_model", "ppo", "dpo")
+# Shared by all arms of one comparison: swept, they would be several comparisons. The rest changes
+# an arm.
+SHARED = ("corpus", "model", "gold", "sft", "sampling", "evaluation", "compute", "task")
 
 
 def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]:
@@ -30,7 +32,7 @@ def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]
         values = tuple(_value(name, part, kind) for part in text.split(","))
         if len(set(values)) < len(values):
             raise UserError(f"--set {argument}: a value is repeated")
-        if len(values) > 1 and name.partition(".")[0] not in SWEEPABLE:
+        if len(values) > 1 and name.partition(".")[0] in SHARED:
             raise UserError(
                 f"--set {argument}: all arms of one comparison share {name}; give one value, "
                 "and run the command once for each"
@@ -42,9 +44,9 @@ def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]
 def field_type(name: str, protocol: Any) -> type:
     """The type of a setting. Raises `UserError` where there is none of that name."""
     known = {
-        f"{section.name}.{field.name}": field.type
-        for section in dataclasses.fields(protocol)
-        for field in dataclasses.fields(getattr(protocol, section.name))
+        f"{name}.{field.name}": field.type
+        for name, spec in sections(protocol).items()
+        for field in dataclasses.fields(spec)
     }
     if name not in known:
         raise unknown("setting", name, known)
@@ -68,14 +70,17 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 def apply(protocol: Any, values: Mapping[str, Any]) -> Any:
     """`protocol` with the given settings. Raises `UserError` where a value is out of range."""
-    sections: dict[str, dict[str, Any]] = {}
+    given: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, _, field = name.partition(".")
-        sections.setdefault(section, {})[field] = value
-    changed = {
-        section: dataclasses.replace(getattr(protocol, section), **fields)
-        for section, fields in sections.items()
+        given.setdefault(section, {})[field] = value
+    now = sections(protocol)
+    changed: dict[str, Any] = {
+        section: dataclasses.replace(now[section], **fields) for section, fields in given.items()
     }
+    arms = {name: changed.pop(name) for name in list(changed) if not hasattr(protocol, name)}
+    if arms:
+        changed["arms"] = {**protocol.arms, **arms}
     return dataclasses.replace(protocol, **changed)
 
 
@@ -99,13 +104,16 @@ def text_of(value: Any) -> str:
 def folder_name(
     experiment: str,
     scale: str,
-    arms: Sequence[str],
-    of_arms: int,
+    arms: str,
     seeds: int,
     given: Mapping[str, Sequence[Any]],
 ) -> str:
-    """`name-scale` and what differs from the default, so that no report overwrites another."""
-    parts = [f"arms={','.join(arms)}"] if len(arms) < of_arms else []
+    """`name-scale` and what differs from the default, so that no report overwrites another.
+
+    Args:
+        arms: which, "" for the default ones.
+    """
+    parts = [f"arms={arms}"] if arms else []
     parts += [f"seeds={seeds}"] if seeds != 1 else []
     parts += [
         f"{name}={','.join(text_of(value) for value in values)}"

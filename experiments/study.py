@@ -1,6 +1,5 @@
 """What an experiment is, and what it becomes once the user has chosen: inert steps and a report."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from pipelines.shared.errors import UserError, unknown
 from pipelines.shared.steps import Step
+
+ALL = "all"  # `--arms all`
 
 
 @dataclass(frozen=True)
@@ -21,29 +22,57 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """An arm as the user sees it before anything runs.
+
+    Attributes:
+        sweep: its swept setting ("ppo.kl_coef") and the values; None for an arm that has none.
+        default: whether it is run unless arms are named.
+        always: whether it is there whatever is named.
+    """
+
+    summary: str
+    sweep: tuple[str, tuple[float, ...]] | None = None
+    default: bool = True
+    always: bool = False
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A question, and a protocol at several scales to answer it by.
 
     Attributes:
         scales: a protocol (a dataclass of `Spec` sections) by name.
-        arms: what is compared, with one line each.
-        sweeps: for each arm with a coefficient, its setting ("ppo.kl_coef") and the values.
     """
 
     name: str
     title: str
     question: str
     scales: Mapping[str, Any]
-    arms: Mapping[str, str]
-    sweeps: Mapping[str, tuple[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+
+    def choices(self) -> Mapping[str, Choice]:
+        """The arms that there are to choose from, by name, in the order of tables and lists."""
+        raise NotImplementedError
+
+    def chosen(self, arms: Sequence[str] | None) -> tuple[list[str], str]:
+        """The arms that are run, in order, and how a folder's name tells of it ("" by default)."""
+        choices = self.choices()
+        always = [name for name, choice in choices.items() if choice.always]
+        default = [name for name, choice in choices.items() if choice.default or choice.always]
+        wanted = {*default} if arms is None else {*choices} if ALL in arms else {*arms, *always}
+        names = [name for name in choices if name in wanted]
+        if names == default:
+            return names, ""
+        named = [name for name in names if name not in always]
+        return names, ALL if len(names) == len(choices) else ",".join(named)
 
     def check(self, scale: str, arms: Sequence[str] | None, seeds: int) -> None:
         """Raise `UserError` for a scale, an arm or a number of seeds that there is not."""
         if scale not in self.scales:
             raise unknown("scale", scale, self.scales)
         for arm in arms or ():
-            if arm not in self.arms:
-                raise unknown("arm", arm, self.arms)
+            if arm != ALL and arm not in self.choices():
+                raise unknown("arm", arm, [*self.choices(), ALL])
         if seeds < 1:
             raise UserError(f"--seeds {seeds}: must be at least 1")
 
@@ -57,7 +86,7 @@ class Experiment:
         """This experiment with the user's choices, as steps; nothing is run.
 
         Args:
-            arms: names to run; None for all.
+            arms: names to run; None for those that are run by default.
             seeds: how many.
             assignments: `--set` arguments.
 

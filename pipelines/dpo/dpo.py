@@ -7,19 +7,20 @@ Loss: -log sigmoid(beta [log pi(y_c|x)/ref(y_c|x) - log pi(y_r|x)/ref(y_r|x)])
 from typing import Any
 
 import pandas as pd
+import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.reference import with_reference
-from pipelines.shared.ledger import ModelCost
+from pipelines.dpo.specs import DPOSpec, PairSpec
 from pipelines.shared.models import load_policy, load_tokenizer
-from pipelines.shared.specs import DPOSpec
 from pipelines.shared.steps import Context
 from pipelines.shared.training import (
     Accounted,
     PolicyWriter,
     StepCallback,
+    fit,
     trainer_arguments,
     with_preference,
 )
@@ -35,9 +36,10 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
     """
 
     head_recomputed = True
+    columns: tuple[str, ...] = COLUMNS
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        missing = set(COLUMNS) - set(dataset.column_names)
+        missing = set(self.columns) - set(dataset.column_names)
         if missing:
             raise ValueError(f"pairs lack the columns {sorted(missing)}")
         return dataset
@@ -45,8 +47,26 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset  # they came with the pairs
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        # DPOTrainer's own refuses data once training has begun: it would have to compute the
+        # reference log-probs, which here come with the pairs.
+        return super(DPOTrainer, self).evaluate(*args, **kwargs)
+
     def head_positions(self, inputs: dict[str, Any]) -> int:
         return int(inputs["completion_mask"].sum())
+
+
+def token_logprobs(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Log-probs (nats) of the completion tokens of TRL's batch of B pairs, 0 elsewhere, by the
+    fused head that DPOTrainer adds to its models: (2B, T - 1), the chosen first."""
+    outputs = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        labels=inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100),
+        use_cache=False,
+        fused_lm_head=True,
+    )
+    return outputs.log_probs
 
 
 class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
@@ -61,15 +81,7 @@ class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
         self.data_collator = with_preference(self.data_collator)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=labels,
-            use_cache=False,
-            fused_lm_head=True,
-        )
-        chosen, rejected = outputs.log_probs.sum(-1).chunk(2)
+        chosen, rejected = token_logprobs(model, inputs).sum(-1).chunk(2)
         chosen = implicit_reward(chosen, inputs["ref_chosen_logps"], self.beta)
         rejected = implicit_reward(rejected, inputs["ref_rejected_logps"], self.beta)
         margin = (chosen - rejected).detach()
@@ -89,6 +101,7 @@ def train(context: Context) -> None:
         pd.read_parquet(context.inputs["reference_logprobs"] / "logprobs.parquet"),
     )
     model = load_policy(checkpoint)
+    data = Dataset.from_dict({name: pairs[name].tolist() for name in COLUMNS})
     writer = PolicyWriter(context, model, tokenizer)
     trainer = ExactIdsDPOTrainer(
         model=model,
@@ -97,24 +110,25 @@ def train(context: Context) -> None:
             **dpo_arguments(spec),
             logging_steps=10,
         ),
-        train_dataset=Dataset.from_dict({name: pairs[name].tolist() for name in COLUMNS}),
+        train_dataset=data,
         processing_class=tokenizer,
         callbacks=[StepCallback(context, writer, spec.snapshots)],
     )
-    trainer.ledger, trainer.cost = context.ledger, ModelCost.of(model)
-    with context.ledger.phase("train"):
-        trainer.train()
-    writer.finish()
+    fit(trainer, context, writer, data)
 
 
 def dpo_arguments(spec: DPOSpec) -> dict[str, Any]:
     """`spec` as arguments of DPOConfig."""
+    return {"beta": spec.beta, "loss_type": ["sigmoid"], **pair_arguments(spec)}
+
+
+def pair_arguments(spec: PairSpec) -> dict[str, Any]:
+    """How an arm trains on pairs, whatever its loss, as arguments of DPOConfig."""
     return {
-        "beta": spec.beta,
-        "loss_type": ["sigmoid"],
         "precompute_ref_log_probs": True,
         "num_train_epochs": spec.epochs,
         "per_device_train_batch_size": spec.batch_size,
+        "per_device_eval_batch_size": 256,
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": spec.warmup,

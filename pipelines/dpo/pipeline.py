@@ -1,5 +1,6 @@
 """DPO on one screen: from the same SFT model and the same pairs, straight to the policy."""
 
+from pipelines.dpo.specs import DPOSpec
 from pipelines.shared.specs import Protocol
 from pipelines.shared.steps import Step
 
@@ -19,12 +20,13 @@ def reference_logprobs(protocol: Protocol, sft: Step, completions: Step) -> Step
 
 def dpo(protocol: Protocol, sft: Step, pairs: Step, reference_logprobs: Step, seed: int) -> Step:
     """The whole of it: no reward model, no RL."""
+    spec: DPOSpec = protocol.arm("dpo")
     return Step(
         stage="dpo",
-        label=f"beta{protocol.dpo.beta:g}-s{seed}",
+        label=f"beta{spec.beta:g}-s{seed}",
         function="pipelines.dpo.dpo:train",
-        version=1,
-        recipe={"dpo": protocol.dpo},
+        version=2,
+        recipe={"dpo": spec},
         seed=seed,
         threads=protocol.compute.arm_threads,
         upstream={"sft": sft, "pairs": pairs, "reference_logprobs": reference_logprobs},

@@ -38,8 +38,27 @@ def reference_samples(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -
         stage="reference-samples",
         label=f"{protocol.evaluation.split}-{protocol.evaluation.reference_samples}",
         function="pipelines.evaluate.samples:sample_reference",
-        version=1,
+        version=2,
         recipe={"evaluation": protocol.evaluation, "sampling": protocol.sampling},
         threads=protocol.compute.arm_threads,
         upstream={"corpus": corpus, "gold": gold, "sft": sft},
+    )
+
+
+def proxy_scores(
+    protocol: Protocol, sft: Step, reward_model: Step, reference_samples: Step, seed: int
+) -> Step:
+    """The reference samples' scores by a reward model: best-of-n by proxy."""
+    return Step(
+        stage="proxy-scores",
+        label=f"reference-s{seed}",
+        function="pipelines.evaluate.samples:score_reference",
+        version=1,
+        recipe={},
+        threads=protocol.compute.arm_threads,
+        upstream={
+            "sft": sft,
+            "reward_model": reward_model,
+            "reference_samples": reference_samples,
+        },
     )

@@ -9,6 +9,7 @@ from pipelines.evaluate.schema import REFERENCE_SCORES, SAMPLES, SCORES, conform
 from pipelines.shared.corpus import prompts_of
 from pipelines.shared.generation import generate, packed_batches
 from pipelines.shared.gold import GoldReward
+from pipelines.shared.judges import learnt_judge
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.logprobs import completion_logits
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer, rewards
@@ -18,6 +19,7 @@ from pipelines.shared.training import saved_policies
 
 EVALUATION_STREAM = 2
 REFERENCE_STREAM = 3
+REFERENCE_TEXT = ["prompt_id", "sample", "prompt_ids", "completion_ids"]
 
 
 def evaluation_prompts(context: Context) -> pd.DataFrame:
@@ -114,10 +116,30 @@ def sample_reference(context: Context) -> None:
     """Step: many samples of the SFT model on the evaluation prompts, scored by the gold reward.
 
     From them the optimum of the KL-constrained objective and best-of-n are estimated. Writes
-    scores.parquet (schema REFERENCE_SCORES).
+    scores.parquet (schema REFERENCE_SCORES) and completions.parquet (prompt_id, sample, prompt_ids,
+    completion_ids).
     """
     judge = Evaluator(context)
     samples = context.spec("evaluation").reference_samples
     table = judge.complete(judge.reference, samples, REFERENCE_STREAM)
+    table[REFERENCE_TEXT].to_parquet(context.path / "completions.parquet")
     table = conform(table[list(REFERENCE_SCORES)], "reference_scores")
     table.to_parquet(context.path / "scores.parquet")
+
+
+def score_reference(context: Context) -> None:
+    """Step: what a reward model says of the reference samples: best-of-n by proxy.
+
+    Writes scores.parquet (schema PROXY_SCORES), one row for each reference sample.
+    """
+    device = context.runtime.device
+    checkpoint = context.inputs["reward_model"] / "checkpoint"
+    judge = learnt_judge(load_reward_model(checkpoint, device), context.ledger)
+    table = pd.read_parquet(context.inputs["reference_samples"] / "completions.parquet")
+    pad_id = load_tokenizer(context.inputs["sft"] / "checkpoint").pad_token_id
+    scores: list[float] = []
+    for _, sequences in packed_batches(table, pad_id, torch.device(device)):
+        scores += judge(sequences).double().tolist()
+        context.progress(len(scores), len(table), "completions")
+    table = table[["prompt_id", "sample"]].assign(reward_proxy=scores)
+    conform(table, "proxy_scores").to_parquet(context.path / "scores.parquet")

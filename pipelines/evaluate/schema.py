@@ -32,6 +32,13 @@ REFERENCE_SCORES = {
     "reward_gold": "float64",
 }
 
+# Written by the proxy-scores step: a reward model's judgement of each reference sample.
+PROXY_SCORES = {
+    "prompt_id": "string",
+    "sample": "int64",
+    "reward_proxy": "float64",
+}
+
 # Written by an evaluation of the enumerable task, one row per prompt and completion.
 ENUMERATED = {
     "prompt": "int64",
@@ -102,12 +109,13 @@ DETAILS = {
 
 FRONTIER = {
     "arm": "string",
-    "setting": "float64",  # beta or kl_coef; n for best-of-n; null for sft
+    "setting": "float64",  # the arm's swept setting; n for best-of-n; null where it has none
     "seed": "int64",
     "step": "int64",
     "kl": "float64",
     "kl_se": "float64",
-    "kl_estimator": "string",  # k1, k3, rb; importance (optimum); analytic (best-of-n)
+    # k1, k3, rb; importance (optimum); for best-of-n: analytic, an upper bound, and measured
+    "kl_estimator": "string",
     "reward_gold": "float64",
     "reward_gold_se": "float64",
     "reward_proxy": "float64",
@@ -123,6 +131,7 @@ FRONTIER = {
     "final": "bool",  # the policy at the end of training, not a snapshot on the way
 }
 
+# Policies whose setting is the coefficient c of J = reward - c KL; no others have a J.
 OBJECTIVE = {
     "arm": "string",
     "setting": "float64",
@@ -138,6 +147,21 @@ OBJECTIVE = {
     "closed_share": "float64",  # gain / (objective_optimum - objective_sft)
     "ess": "float64",
     "above_sft": "bool",  # gain exceeds 2 standard errors
+    "run": "string",
+}
+
+# What each policy's training improves by its own lights, before and after, one row per policy.
+TRAINING = {
+    "arm": "string",
+    "setting": "float64",
+    "seed": "int64",
+    "variant": "string",
+    "objective": "string",  # loss, reward model score - c KL, or gold reward - c KL
+    "better": "string",  # lower or higher
+    "start": "float64",
+    "end": "float64",
+    "change_se": "float64",  # clustered by prompt; null for losses
+    "improved": "boolean",  # null where start or end is
     "run": "string",
 }
 
@@ -171,12 +195,14 @@ SAMPLES = {
 TABLES = {
     "scores": SCORES,
     "reference_scores": REFERENCE_SCORES,
+    "proxy_scores": PROXY_SCORES,
     "enumerated": ENUMERATED,
     "oracle": ORACLE,
     "estimators": ESTIMATORS,
     "details": DETAILS,
     "frontier": FRONTIER,
     "objective": OBJECTIVE,
+    "training": TRAINING,
     "compute": COMPUTE,
     "samples": SAMPLES,
 }

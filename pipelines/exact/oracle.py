@@ -50,6 +50,32 @@ def optimum(ref_logp: Array, rewards: Array, beta: float) -> Array:
     return log_softmax(ref_logp + rewards / beta, axis=-1)
 
 
+def best_of_n(ref_logp: Array, rewards: Array, n: int) -> Array:
+    """log pi_n(y|x) of the best of n draws from the reference, ties broken in proportion to it.
+
+    Over groups g of completions with equal reward, ascending, with p_g their probability under the
+    reference and F_g its sum up to g, g is chosen with q_g = F_g^n - F_(g-1)^n: pi_n = ref q_g/p_g.
+
+    Args:
+        n: at least 1.
+
+    Returns:
+        (X, Y); -inf where the reference has no probability, or the chance is below the smallest
+        number above 0.
+    """
+    out = np.empty_like(ref_logp, dtype=float)
+    for x, (logp, reward) in enumerate(zip(ref_logp, rewards, strict=True)):
+        _, group = np.unique(reward, return_inverse=True)
+        p = np.bincount(group, np.exp(logp))
+        upto = np.cumsum(p) / p.sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # F^n - (F - p)^n without cancellation: F^n (1 - (1 - p / F)^n).
+            share = np.minimum(p / p.sum() / upto, 1)
+            log_q = n * np.log(upto) + np.log(-np.expm1(n * np.log1p(-share)))
+            out[x] = logp + np.where(p > 0, log_q - np.log(p), 0)[group]
+    return out
+
+
 def closed_share(logp: Array, ref_logp: Array, rewards: Array, beta: float) -> float:
     """(J(pi) - J(ref)) / (J(pi*) - J(ref)): 1 at the optimum, 0 at the reference."""
     start, own, best = (

@@ -1,6 +1,7 @@
 """The enumerable task's stages as steps. Inert: nothing here imports torch or works."""
 
-from pipelines.shared.specs import OracleProtocol
+from pipelines.exact.specs import OracleProtocol
+from pipelines.shared.specs import Spec
 from pipelines.shared.steps import Step
 
 
@@ -52,6 +53,33 @@ def dpo(protocol: OracleProtocol, task: Step, seed: int) -> Step:
         function="pipelines.exact.steps:train_dpo",
         version=1,
         recipe={"dpo": protocol.dpo, "labels": protocol.labels},
+        seed=seed,
+        upstream={"task": task},
+    )
+
+
+def online_dpo(protocol: OracleProtocol, task: Step, seed: int) -> Step:
+    """Online DPO, compared by the true reward."""
+    return _on_true_reward("online-dpo", protocol.online_dpo, protocol.online_dpo.beta, task, seed)
+
+
+def rloo(protocol: OracleProtocol, task: Step, seed: int) -> Step:
+    """RLOO on the true reward."""
+    return _on_true_reward("rloo", protocol.rloo, protocol.rloo.kl_coef, task, seed)
+
+
+def grpo(protocol: OracleProtocol, task: Step, seed: int) -> Step:
+    """GRPO on the true reward."""
+    return _on_true_reward("grpo", protocol.grpo, protocol.grpo.kl_coef, task, seed)
+
+
+def _on_true_reward(arm: str, spec: Spec, beta: float, task: Step, seed: int) -> Step:
+    return Step(
+        stage=f"oracle-{arm}",
+        label=f"true-beta{beta:g}-s{seed}",
+        function=f"pipelines.exact.sampling_steps:train_{spec.section}",
+        version=1,
+        recipe={spec.section: spec},
         seed=seed,
         upstream={"task": task},
     )

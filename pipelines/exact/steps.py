@@ -12,14 +12,17 @@ from scipy.special import expit
 from trl import DPOConfig, RewardConfig
 
 from pipelines.dpo.dpo import SoftLabelDPOTrainer, dpo_arguments
+from pipelines.dpo.specs import DPOSpec
 from pipelines.evaluate.kl import divergence
 from pipelines.evaluate.schema import ENUMERATED, conform
 from pipelines.exact.ablations import BROKEN, STOPPED_BY
 from pipelines.exact.enumeration import every_pair, sequence_logprobs
+from pipelines.exact.specs import AblationSpec, OracleLabelsSpec
 from pipelines.exact.task import Task
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.reward_model import SoftLabelRewardTrainer, normalise, reward_arguments
+from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.logprobs import completion_logits
 from pipelines.shared.models import (
@@ -29,13 +32,7 @@ from pipelines.shared.models import (
     new_reward_model,
     rewards,
 )
-from pipelines.shared.specs import (
-    AblationSpec,
-    DPOSpec,
-    OracleLabelsSpec,
-    PPOSpec,
-    RewardModelSpec,
-)
+from pipelines.shared.specs import RewardModelSpec
 from pipelines.shared.steps import Context
 from pipelines.shared.training import PolicyWriter, StepCallback, trainer_arguments
 

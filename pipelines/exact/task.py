@@ -12,9 +12,10 @@ from trl import SFTConfig
 
 from pipelines.exact.enumeration import sequence_logprobs
 from pipelines.exact.oracle import completions, standardised
+from pipelines.exact.specs import TaskSpec
 from pipelines.rlhf.sft import AccountedSFTTrainer
 from pipelines.shared.ledger import ModelCost
-from pipelines.shared.specs import TaskSpec
+from pipelines.shared.logprobs import Sequences
 from pipelines.shared.steps import Context, write_json
 from pipelines.shared.training import StepCallback, trainer_arguments
 
@@ -47,6 +48,11 @@ class Task:
             float(self.rewards[self._row[tuple(prompt)], self._column[tuple(completion)]])
             for prompt, completion in zip(prompt_ids, completion_ids, strict=True)
         ]
+
+    def judge(self, sequences: Sequences) -> torch.Tensor:
+        """The true reward of every sequence, (B,) fp32: a judge for the arms that sample pairs or
+        groups. The sigmoid of a difference is the exact preference probability."""
+        return torch.tensor(self.reward(*sequences.unpacked()), device=sequences.input_ids.device)
 
 
 def make(context: Context) -> None:

@@ -1,5 +1,7 @@
 """RLHF on one screen: SFT -> reward model -> PPO. Inert steps; nothing here imports torch."""
 
+from collections.abc import Mapping
+
 from pipelines.shared.specs import Protocol
 from pipelines.shared.steps import Step
 
@@ -31,15 +33,26 @@ def reward_model(protocol: Protocol, sft: Step, completions: Step, pairs: Step, 
     )
 
 
-def ppo(protocol: Protocol, corpus: Step, sft: Step, reward_model: Step, seed: int) -> Step:
-    """Stage 3: RL on the learnt reward with a KL penalty to the SFT model."""
+def ppo(
+    protocol: Protocol,
+    corpus: Step,
+    sft: Step,
+    judge: Mapping[str, Step],
+    seed: int,
+    label: str,
+) -> Step:
+    """Stage 3: RL with a KL penalty to the SFT model.
+
+    Args:
+        judge: {"reward_model": step}, or {"gold": step} for the gold reward itself.
+    """
     return Step(
         stage="ppo",
-        label=f"kl{protocol.ppo.kl_coef:g}-s{seed}",
+        label=label,
         function="pipelines.rlhf.ppo_stage:train",
         version=1,
-        recipe={"ppo": protocol.ppo, "sampling": protocol.sampling},
+        recipe={"ppo": protocol.arm("ppo"), "sampling": protocol.sampling},
         seed=seed,
         threads=protocol.compute.arm_threads,
-        upstream={"corpus": corpus, "sft": sft, "reward_model": reward_model},
+        upstream={"corpus": corpus, "sft": sft, **judge},
     )

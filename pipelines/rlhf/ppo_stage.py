@@ -8,16 +8,22 @@ from datasets import Dataset
 
 from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.rlhf.ppo_config import PPOConfig
+from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.corpus import prompts_of
+from pipelines.shared.gold import GoldReward
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
-from pipelines.shared.specs import PPOSpec, SamplingSpec
+from pipelines.shared.specs import SamplingSpec
 from pipelines.shared.steps import Context
 from pipelines.shared.training import PolicyWriter, StepCallback, trainer_arguments
 
 
 def train(context: Context) -> None:
     """Step: one PPO run on the pairs' prompts. Writes checkpoint/, snapshots/, policies.json."""
-    spec: PPOSpec = context.spec("ppo")
+    run(context, context.spec("ppo"))
+
+
+def run(context: Context, spec: PPOSpec) -> None:
+    """PPO by `spec`, against the reward model or, where there is none upstream, the gold reward."""
     sampling: SamplingSpec = context.spec("sampling")
     sft, device = context.inputs["sft"] / "checkpoint", context.runtime.device
     tokenizer = load_tokenizer(sft)
@@ -28,7 +34,7 @@ def train(context: Context) -> None:
     trainer = PPOTrainer(
         model=policy,
         ref_model=load_policy(sft, device),
-        reward_model=load_reward_model(context.inputs["reward_model"] / "checkpoint", device),
+        **judge_of(context),
         args=PPOConfig(
             **trainer_arguments(context),
             **ppo_arguments(spec),
@@ -43,6 +49,20 @@ def train(context: Context) -> None:
     with context.ledger.phase("update"):
         trainer.train()
     writer.finish()
+
+
+def judge_of(context: Context) -> dict[str, Any]:
+    """The argument of PPOTrainer that says what is rewarded."""
+    if "reward_model" in context.inputs:
+        folder = context.inputs["reward_model"] / "checkpoint"
+        return {"reward_model": load_reward_model(folder, context.runtime.device)}
+    gold = GoldReward(context.inputs["gold"])
+
+    def gold_reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
+        return gold(texts).tolist()
+
+    return {"reward_funcs": gold_reward}
 
 
 # Names of PPOConfig where PPOSpec has other ones: the command line's are the project's, the

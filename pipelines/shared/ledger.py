@@ -27,6 +27,7 @@ class Ledger:
     def __init__(self) -> None:
         self._phases: dict[str, dict[str, float]] = {}
         self._current = "main"
+        self._aside: set[str] = set()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -41,6 +42,16 @@ class Ledger:
         finally:
             self._book(name)["seconds"] += time.perf_counter() - start
             self._current = outer
+
+    @contextlib.contextmanager
+    def aside(self, name: str) -> Iterator[None]:
+        """A phase that only looks at what was done: it is in `phases`, but in no total.
+
+        Not to be nested in another phase, whose seconds would still hold it.
+        """
+        self._aside.add(name)
+        with self.phase(name):
+            yield
 
     def _book(self, name: str) -> dict[str, float]:
         empty = {"seconds": 0.0, **dict.fromkeys(COUNTS, 0)}
@@ -58,9 +69,12 @@ class Ledger:
         return {name: dict(book) for name, book in self._phases.items()}
 
     def totals(self, seconds: float) -> dict[str, float]:
-        """The counts over all phases, the step's wall-clock seconds, its peak memory in bytes."""
-        sums = {name: sum(book[name] for book in self._phases.values()) for name in COUNTS}
-        return {"seconds": seconds, **sums, "peak_memory_bytes": peak_memory_bytes()}
+        """The counts over all phases but those aside, the step's wall-clock seconds less theirs,
+        its peak memory in bytes."""
+        counted = [book for name, book in self._phases.items() if name not in self._aside]
+        sums = {name: sum(book[name] for book in counted) for name in COUNTS}
+        beside = sum(self._phases[name]["seconds"] for name in self._aside)
+        return {"seconds": seconds - beside, **sums, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def peak_memory_bytes() -> int:

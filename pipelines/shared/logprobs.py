@@ -6,6 +6,7 @@ completion columns, T = P + C, V vocabulary entries.
 """
 
 import inspect
+import itertools
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,6 +41,23 @@ class Sequences:
     def completion_mask(self) -> torch.Tensor:
         """(B, C) bool, True at real completion tokens, the EOS included."""
         return self.attention_mask[:, self.prompt_width :].bool()
+
+    def unpacked(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of each prompt and of each completion, without the padding."""
+        width = self.prompt_width
+        sides = slice(None, width), slice(width, None)
+        prompts, completions = (
+            [
+                list(itertools.compress(*row))
+                for row in zip(
+                    self.input_ids[:, side].tolist(),
+                    self.attention_mask[:, side].tolist(),
+                    strict=True,
+                )
+            ]
+            for side in sides
+        )
+        return prompts, completions
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Arguments of a model's forward pass; positions skip the padding."""

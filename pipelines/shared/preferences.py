@@ -30,6 +30,7 @@ PAIR_COLUMNS = (
     "chosen_sample",
     "rejected_sample",
 )
+MARGIN_COLUMNS = ("chosen_reward", "rejected_reward")  # real people give none
 
 
 def complete(context: Context) -> None:
@@ -69,7 +70,10 @@ def complete(context: Context) -> None:
 
 
 def label(context: Context) -> None:
-    """Step: compare all pairs of completions of a prompt. Writes pairs.parquet (`PAIR_COLUMNS`)."""
+    """Step: compare all pairs of completions of a prompt.
+
+    Writes pairs.parquet (`PAIR_COLUMNS`, without `MARGIN_COLUMNS` where the labels keep none).
+    """
     spec: LabelsSpec = context.spec("labels")
     completions = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
     pairs = all_pairs(completions)
@@ -81,7 +85,8 @@ def label(context: Context) -> None:
         np.random.default_rng(context.seed),
     )
     pairs = swapped(pairs, swap)
-    pairs.to_parquet(context.path / "pairs.parquet")
+    kept = pairs if spec.margins else pairs.drop(columns=list(MARGIN_COLUMNS))
+    kept.to_parquet(context.path / "pairs.parquet")
     agree = pairs["chosen_reward"] > pairs["rejected_reward"]
     context.log({"pairs": len(pairs), "agree_with_gold": float(agree.mean())})
 

@@ -31,11 +31,7 @@ class Samples:
 
     def completions(self) -> list[list[int]]:
         """Token ids of each completion, EOS included, padding not."""
-        ids, mask = self.sequences.completion_ids.tolist(), self.sequences.completion_mask.tolist()
-        return [
-            [token for token, real in zip(*row, strict=True) if real]
-            for row in zip(ids, mask, strict=True)
-        ]
+        return self.sequences.unpacked()[1]
 
 
 def keyed_uniforms(seed: int, stream: int, rows: SequenceOf[int], tokens: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ hashed. Every field checks its own type and range when the spec is made: a bad v
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -161,6 +162,7 @@ class LabelsSpec(Spec):
         1.0, "P(i preferred to j) = sigmoid((r_i - r_j) / temperature)", above=0
     )
     noise: float = setting(0.0, "share of labels flipped at random", at_least=0, at_most=0.5)
+    margins: bool = setting(True, "the pairs keep the rewards that the labels are drawn from")
 
 
 @dataclass(frozen=True)
@@ -179,84 +181,6 @@ class RewardModelSpec(Spec):
         "SFT completions score 0 on average; gain-bias: with standard deviation 1",
         choices=("bias", "gain-bias", "none"),
     )
-
-
-@dataclass(frozen=True)
-class PPOSpec(Spec):
-    """Stage 3 of RLHF: PPO on the reward minus kl_coef times the KL to the SFT model."""
-
-    section: ClassVar[str] = "ppo"
-    kl_coef: float = setting(0.1, "beta of the objective, per nat", at_least=0)
-    updates: int = setting(60, "rollout phases", at_least=1)
-    rollouts: int = setting(128, "completions per rollout phase", at_least=1)
-    ppo_epochs: int = setting(4, "passes over each rollout", at_least=1)
-    minibatches: int = setting(4, "optimiser steps per pass", at_least=1)
-    learning_rate: float = setting(3e-4, "AdamW's start; see lr_schedule", above=0)
-    adam_epsilon: float = setting(1e-5, "AdamW's", above=0)
-    clip_range: float = setting(0.2, "of the policy's ratio", above=0)
-    clip_range_value: float = setting(
-        0.2, "of the value estimate, in the critic's units; 0: not clipped", at_least=0
-    )
-    vf_coef: float = setting(0.1, "weight of the value loss", at_least=0)
-    gamma: float = setting(1.0, "discount per token", at_least=0, at_most=1)
-    gae_lambda: float = setting(0.95, "of generalised advantage estimation", at_least=0, at_most=1)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
-    kl_control: str = setting(
-        "fixed", "adaptive: kl_coef follows kl_target", choices=("fixed", "adaptive")
-    )
-    kl_target: float = setting(6.0, "of adaptive control, nats per sequence", above=0)
-    kl_horizon: float = setting(10_000.0, "of adaptive control, sequences", above=0)
-    kl_in: str = setting("reward", "where the penalty is", choices=("reward", "loss"))
-    clamp_kl: bool = setting(False, "clamp each token's KL term at 0 from below")
-    ema_reference: float = setting(
-        1.0, "decay of the reference towards the policy, per update; 1: frozen", above=0, at_most=1
-    )
-    missing_eos: str = setting(
-        "keep", "score of a completion without EOS", choices=("keep", "replace", "subtract")
-    )
-    missing_eos_value: float = setting(-1.0, "what replaces it, or (negative) is added to it")
-    whiten_rewards: bool = setting(False, "divide token rewards by their std")
-    whiten_advantages: bool = setting(True, "to mean 0 and std 1 over a rollout's tokens")
-    value_after_end: bool = setting(False, "the state after an early EOS has the score, a value")
-    normalise_values: bool = setting(False, "the critic predicts normalised returns")
-    share_trunk: bool = setting(False, "the critic is a head on the policy's trunk")
-    critic_warmup: int = setting(0, "first updates in which only the critic learns", at_least=0)
-    ratio_threshold: float = setting(
-        0.0, "mean ratio at which the rest of an update is skipped; 0: never", at_least=0
-    )
-    reshuffle_prompts: bool = setting(True, "anew each time the prompts are exhausted")
-    reshuffle_minibatches: bool = setting(True, "anew in each pass over a rollout")
-    top_k: int = setting(0, "of the rollouts; 0: all tokens", at_least=0)
-    top_p: float = setting(1.0, "of the rollouts; 1: all tokens", above=0, at_most=1)
-    stop_at_eos: bool = setting(True, "a completion ends with its first EOS")
-    skip_padding: bool = setting(True, "position ids count real tokens only")
-    keyed_noise: bool = setting(True, "sampling noise keyed by global prompt index")
-    reward_reads_prompt: bool = setting(True, "the reward model reads prompt and completion")
-    disable_dropout: bool = setting(True, "everywhere")
-    lr_schedule: str = setting("linear", "of the learning rate", choices=("linear", "constant"))
-    snapshots: int = setting(3, "policies saved over training, the last one included", at_least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rollouts % self.minibatches:
-            raise UserError(
-                f"ppo.rollouts = {self.rollouts}: must be a multiple of "
-                f"minibatches = {self.minibatches}"
-            )
-
-
-@dataclass(frozen=True)
-class DPOSpec(Spec):
-    """DPO on the same pairs from the same SFT model."""
-
-    section: ClassVar[str] = "dpo"
-    beta: float = setting(0.1, "strength of the implicit KL constraint", above=0)
-    epochs: int = setting(1, "passes over the pairs", at_least=1)
-    batch_size: int = setting(64, "pairs per optimiser step", at_least=1)
-    learning_rate: float = setting(3e-4, "AdamW's peak; linear to 0", above=0)
-    warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, below=1)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
-    snapshots: int = setting(3, "policies saved over training, the last one included", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -285,59 +209,12 @@ class ComputeSpec(Spec):
 
 
 @dataclass(frozen=True)
-class OracleLabelsSpec(Spec):
-    """The comparisons of the enumerable task."""
-
-    section: ClassVar[str] = "labels"
-    kind: str = setting(
-        "exact",
-        "all pairs with their exact probability, or pairs of samples with drawn labels",
-        choices=("exact", "sampled"),
-    )
-    pairs: int = setting(6000, "how many, if sampled", at_least=1)
-    at_most: int = setting(0, "of all pairs, drawn evenly, if exact; 0: every one", at_least=0)
-    temperature: float = setting(
-        1.0, "P(i preferred to j) = sigmoid((r_i - r_j) / temperature)", above=0
-    )
-
-
-@dataclass(frozen=True)
-class AblationSpec(Spec):
-    """What is changed about PPO beside its settings."""
-
-    section: ClassVar[str] = "ablation"
-    temperature: float = setting(1.0, "of rollout, reference and update", above=0)
-    broken: str = setting("", "see pipelines/exact/ablations.py; empty: nothing")
-
-
-@dataclass(frozen=True)
-class TaskSpec(Spec):
-    """The enumerable task of the experiment `exact`."""
-
-    section: ClassVar[str] = "task"
-    symbols: int = setting(4, "that a completion is made of", at_least=2, at_most=26)
-    length: int = setting(3, "tokens of a completion at most", at_least=1, at_most=6)
-    eos: bool = setting(False, "completions may end before in EOS; else all have that length")
-    prompts: int = setting(4, "of one and two symbols", at_least=1)
-    width: int = setting(64, "of the one-layer transformer", at_least=8)
-    heads: int = setting(4, "attention heads", at_least=1)
-    reference_sequences: int = setting(8192, "that the reference is trained on", at_least=256)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        there_are = self.symbols + self.symbols**2
-        if self.prompts > there_are:
-            raise UserError(f"task.prompts = {self.prompts}: there are only {there_are}")
-        if (self.symbols + self.eos) ** self.length > 20_000:
-            raise UserError(
-                f"task.symbols = {self.symbols}, task.length = {self.length}: too many completions "
-                "to enumerate, make it smaller"
-            )
-
-
-@dataclass(frozen=True)
 class Protocol:
-    """Every decision of a comparison: what `--set section.field=value` reaches."""
+    """Every decision of a comparison: what `--set section.field=value` reaches.
+
+    Attributes:
+        arms: the arms' own settings, by section; what is not here is as the arm declares it.
+    """
 
     corpus: CorpusSpec = CorpusSpec()
     model: ModelSpec = ModelSpec()
@@ -346,10 +223,13 @@ class Protocol:
     sampling: SamplingSpec = SamplingSpec()
     labels: LabelsSpec = LabelsSpec()
     reward_model: RewardModelSpec = RewardModelSpec()
-    ppo: PPOSpec = PPOSpec()
-    dpo: DPOSpec = DPOSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     compute: ComputeSpec = ComputeSpec()
+    arms: Mapping[str, Spec] = dataclasses.field(default_factory=dict)
+
+    def arm(self, section: str) -> Any:
+        """The settings of an arm by its section."""
+        return self.arms[section]
 
     def __post_init__(self) -> None:
         longest = self.corpus.prompt_tokens + self.sampling.max_new_tokens
@@ -360,16 +240,11 @@ class Protocol:
             )
 
 
-@dataclass(frozen=True)
-class OracleProtocol:
-    """Every decision of a study of the enumerable task."""
-
-    task: TaskSpec = TaskSpec()
-    labels: OracleLabelsSpec = OracleLabelsSpec()
-    reward_model: RewardModelSpec = RewardModelSpec()
-    ppo: PPOSpec = PPOSpec()
-    dpo: DPOSpec = DPOSpec()
-    ablation: AblationSpec = AblationSpec()
+def sections(protocol: Any) -> dict[str, Spec]:
+    """The settings of a protocol by section: its own fields, and its arms'."""
+    own = {field.name: getattr(protocol, field.name) for field in dataclasses.fields(protocol)}
+    named = {name: value for name, value in own.items() if isinstance(value, Spec)}
+    return {**named, **own.get("arms", {})}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.steps import Context, write_json
 
 POLICIES = "policies.json"
+LOOKED_AT = 1024  # rows of its data on which an arm's loss is compared before and after
 
 
 def trainer_arguments(context: Context) -> dict[str, Any]:
@@ -74,6 +75,31 @@ def with_preference(collator: Callable[[list], dict]) -> Callable[[list], dict]:
         return {**collator(rows), "preference": preference}
 
     return collate
+
+
+def log_training_loss(trainer: Any, context: Context, data: Any, at: str) -> None:
+    """Log the loss that a trainer minimises, on the first `LOOKED_AT` rows of its data.
+
+    It is a look from outside, not work of the method: neither its cost nor the random numbers that
+    follow feel it.
+
+    Args:
+        at: start or end (of the training).
+    """
+    with context.ledger.aside("look"), torch.random.fork_rng():
+        loss = trainer.evaluate(data.select(range(min(len(data), LOOKED_AT))))["eval_loss"]
+    context.log({"training_loss": finite(loss), "at": at})
+
+
+def fit(trainer: Any, context: Context, writer: "PolicyWriter", data: Any) -> None:
+    """Train an `Accounted` trainer on `data`, its loss looked at before and after, and write the
+    policy."""
+    trainer.ledger, trainer.cost = context.ledger, ModelCost.of(trainer.model)
+    log_training_loss(trainer, context, data, "start")
+    with context.ledger.phase("train"):
+        trainer.train()
+    log_training_loss(trainer, context, data, "end")
+    writer.finish()
 
 
 class StepCallback(TrainerCallback):

@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,3 +24,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Builder().write(tmp_path_factory.mktemp("study") / "toy-mini")
     write_report(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the report of a study of all arms returned."""
+    from analysis.report import write_report
+
+    shape = {"prompts": 6, "samples": 2, "reference": 64}
+    return write_report(Builder.full(**shape).write(tmp_path_factory.mktemp("full") / "s"))

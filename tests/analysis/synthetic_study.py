@@ -1,8 +1,4 @@
-"""A study folder made up from Gaussian rewards, whose optimum is known in closed form.
-
-r ~ N(mu, s^2) under the SFT model gives E*[r] = mu + s^2/beta, KL* = s^2 / (2 beta^2) and
-log Z = mu/beta + s^2 / (2 beta^2).
-"""
+"""A study folder made up from Gaussian rewards."""
 
 import hashlib
 import json
@@ -12,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from synthetic_arms import ARMS, PLAIN, catalogue
+from synthetic_tables import MU, reference_scores, scores
 
 from pipelines.evaluate.schema import conform
 from pipelines.shared.steps import digest
 
-MU, SPREAD = 0.6, 1.2
 DPO = {0.05: (1.6, 3.0), 0.1: (1.2, 1.7), 0.3: (0.9, 0.8), 1.0: (0.77, 0.4)}
 PPO = {0.05: (8.0, 35.0), 0.1: (6.6, 26.6), 0.3: (3.0, 6.0), 1.0: (1.2, 1.5)}
+SAMPLING = {"prompts": 8, "completions": 4, "max_new_tokens": 20, "temperature": 1.0}
 EVALUATION = {"split": "evaluation", "samples": 4, "temperature": 1.0}
 
 
@@ -53,97 +51,6 @@ def record(
     }
 
 
-def scores(
-    reward: float, kl: float, seed: int, prompts: int, samples: int, snapshots: int
-) -> pd.DataFrame:
-    """SCORES that end at (reward, kl) and come from the SFT model's (MU, 0)."""
-    random = np.random.default_rng([seed, int(reward * 1000), int(kl * 1000)])
-    parts = []
-    for snapshot in range(1, snapshots + 1):
-        share = snapshot / snapshots
-        rows = prompts * samples
-        hard = np.repeat(np.random.default_rng(5).normal(0, 0.5, prompts), samples)
-        rb = kl * share * np.exp(random.normal(-0.02, 0.2, rows))
-        gold = MU + (reward - MU) * share**0.7 + hard + random.normal(0, SPREAD, rows)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "prompt_id": np.repeat([f"p{i:03d}" for i in range(prompts)], samples),
-                    "sample": np.tile(np.arange(samples), prompts),
-                    "step": 0 if snapshots == 1 and kl == 0 else 20 * snapshot,
-                    "temperature": 1.0,
-                    "kl_k1": rb + random.normal(0, 1.4 * np.sqrt(kl * share + 1e-30), rows),
-                    "kl_k3": rb + random.normal(0, 0.5 * np.sqrt(kl * share + 1e-30), rows),
-                    "kl_rb": rb,
-                    "entropy": 4.0 - 0.05 * kl * share,
-                    "length": random.integers(8, 21, rows),
-                    "finished": True,
-                    "reward_gold": gold,
-                    "reward_proxy": 0.5 * gold + random.normal(0, 0.5, rows),
-                }
-            )
-        )
-    return conform(pd.concat(parts, ignore_index=True), "scores")
-
-
-def reference_scores(prompts: int, samples: int) -> pd.DataFrame:
-    """REFERENCE_SCORES: every prompt's rewards are N(mu + prompt's own shift, s^2)."""
-    random = np.random.default_rng(7)
-    hard = np.random.default_rng(5).normal(0, 0.5, prompts)
-    return conform(
-        pd.DataFrame(
-            {
-                "prompt_id": np.repeat([f"p{i:03d}" for i in range(prompts)], samples),
-                "sample": np.tile(np.arange(samples), prompts),
-                "temperature": 1.0,
-                "length": random.integers(8, 21, prompts * samples),
-                "reward_gold": MU
-                + np.repeat(hard, samples)
-                + random.normal(0, SPREAD, prompts * samples),
-            }
-        ),
-        "reference_scores",
-    )
-
-
-def toy_scores(**columns) -> pd.DataFrame:
-    """Two prompts x two samples of one run, in SCORES' columns and those of `Study.scores`."""
-    table = pd.DataFrame(
-        {
-            "prompt_id": ["a", "a", "b", "b"],
-            "sample": [0, 1, 0, 1],
-            "step": 5,
-            "temperature": 1.0,
-            "kl_k1": [1.0, 3.0, 5.0, 7.0],
-            "kl_k3": 4.0,
-            "kl_rb": [2.0, 2.0, 4.0, 4.0],
-            "entropy": 3.0,
-            "length": 10,
-            "finished": True,
-            "reward_gold": [0.0, 2.0, 4.0, 6.0],
-            "reward_proxy": [0.0, 1.0, 2.0, 3.0],
-            "arm": "dpo",
-            "setting": 0.5,
-            "seed": 0,
-            "variant": "",
-            "run": "aaaaaaaa",
-            "stage": "dpo",
-        }
-    )
-    return table.assign(**columns)
-
-
-def reference_of(rewards: list[list[float]]) -> pd.DataFrame:
-    """REFERENCE_SCORES with these rewards, a list for each prompt."""
-    return pd.DataFrame(
-        [
-            {"prompt_id": f"p{p}", "sample": s, "temperature": 1.0, "length": 10, "reward_gold": r}
-            for p, row in enumerate(rewards)
-            for s, r in enumerate(row)
-        ]
-    )
-
-
 class Builder:
     """Writes the folder; `records` and `tables` may be changed before `write`.
 
@@ -157,6 +64,8 @@ class Builder:
         self.tables: dict[str, pd.DataFrame] = {}
         self.metrics: dict[str, list[dict[str, Any]]] = {}
         self.arms: list[dict[str, Any]] = []
+        self.estimates: list[dict[str, Any]] = []
+        self.catalogue = catalogue(PLAIN)
         self.shape = (prompts, samples)
         corpus = self.add("corpus", "reviews", {}, 3, 0)
         self.sft = self.add("sft", "sft", {"corpus": corpus}, 135, 10**12)
@@ -166,9 +75,17 @@ class Builder:
             {"held_out_accuracy": 0.78, "held_out_reviews": 1280, "held_out_majority": 0.52}
         ]
         self.reference = self.add(
-            "reference-samples", "reference", self.shared, 60, 4 * 10**12, evaluation=EVALUATION
+            "reference-samples",
+            "reference",
+            self.shared,
+            60,
+            4 * 10**12,
+            evaluation=EVALUATION,
+            sampling=dict(SAMPLING),
         )
         self.tables[self.reference] = reference_scores(prompts, reference)
+        for arm in ("best-of-n", "optimum"):
+            self.estimate(arm, 0, self.reference)
         for seed in range(seeds):
             self.seed(seed)
 
@@ -188,7 +105,8 @@ class Builder:
 
     def seed(self, seed: int) -> None:
         """All arms of one seed."""
-        sampled = self.add("completions", "c", {"sft": self.sft}, 12, 5 * 10**11)
+        upstream = {"sft": self.sft}
+        sampled = self.add("completions", "c", upstream, 12, 5 * 10**11, sampling=dict(SAMPLING))
         labels = {"temperature": 1.0, "noise": 0.0}
         upstream = {"completions": sampled, "gold": self.gold}
         pairs = self.add("pairs", f"pairs{seed}", upstream, 1, 0, seed, labels=labels)
@@ -205,12 +123,65 @@ class Builder:
         for beta, (reward, kl) in DPO.items():
             recipe = {"dpo": {"beta": beta}}
             policy = self.add("dpo", f"dpo{beta}-{seed}", common, 25, 4 * 10**11, seed, **recipe)
+            self.losses(policy, 0.69, 0.6)
             self.arm("dpo", beta, seed, policy, judge, reward, kl)
         for coefficient, (reward, kl) in PPO.items():
             upstream = {"sft": self.sft, "reward_model": judge}
-            recipe = {"ppo": {"kl_coef": coefficient}}
+            recipe = {"ppo": {"kl_coef": coefficient}, "sampling": dict(SAMPLING)}
             policy = self.add("ppo", f"p{coefficient}", upstream, 100, 2 * 10**12, seed, **recipe)
             self.arm("ppo", coefficient, seed, policy, judge, reward, kl)
+
+    def others(self, seed: int) -> None:
+        """The arms of a full comparison beside those of `seed`, which comes first."""
+        self.catalogue = catalogue()
+        judge = next(
+            self.records[arm["evaluation"]]["identity"]["upstream"]["reward_model"]
+            for arm in self.arms
+            if arm["seed"] == seed
+        )
+        pairs = self.records[judge]["identity"]["upstream"]["pairs"]
+        for arm, (_, _, _, trains_on, places) in ARMS.items():
+            for setting, (reward, kl) in places.items():
+                if arm in ("ppo", "dpo"):
+                    continue
+                upstream = {"sft": self.sft}
+                upstream |= {"loss": {"pairs": pairs}, "proxy": {"reward_model": judge}}.get(
+                    trains_on, {"gold": self.gold}
+                )
+                recipe: dict[str, Any] = {arm: {"setting": setting}}
+                if trains_on != "loss":
+                    recipe["sampling"] = dict(SAMPLING)
+                label, seconds = f"{arm}{setting}-{seed}", 30 + 2 * len(arm)
+                policy = self.add(arm, label, upstream, seconds, 10**11, seed, **recipe)
+                self.metrics[policy] = [{"objective/kl_coef": 0.2}, {"objective/kl_coef": 0.1}]
+                if trains_on == "loss":
+                    self.losses(policy, 0.69, 0.5)
+                self.arm(arm, setting, seed, policy, judge, reward, kl)
+        self.proxy(judge, seed)
+
+    def proxy(self, judge: str, seed: int = 0, variant: str = "") -> str:
+        """best-of-n-proxy: a reward model's scores of the reference samples."""
+        upstream = {"sft": self.sft, "reward_model": judge, "reference_samples": self.reference}
+        step = self.add("proxy-scores", f"s{seed}{variant}", upstream, 16, 3 * 10**11, seed)
+        table = self.tables[self.reference]
+        noise = np.random.default_rng([9, seed]).normal(0, 0.4, len(table))
+        scores = table[["prompt_id", "sample"]].assign(
+            reward_proxy=(0.5 * table["reward_gold"] + noise).round(2)  # some are equal
+        )
+        self.tables[step] = conform(scores, "proxy_scores")
+        self.estimate("best-of-n-proxy", seed, step, variant)
+        if "best-of-n-proxy" not in {row["arm"] for row in self.catalogue}:
+            self.catalogue += catalogue(("best-of-n-proxy",))
+        return step
+
+    def estimate(self, arm: str, seed: int, step: str, variant: str = "") -> None:
+        """A curve that is made from the reference samples."""
+        self.estimates.append({"arm": arm, "seed": seed, "variant": variant, "step": step})
+
+    def losses(self, policy: str, start: float, end: float) -> None:
+        """The two looks at the training loss in a policy's log."""
+        rows = [{"training_loss": start, "at": "start"}, {"training_loss": end, "at": "end"}]
+        self.metrics[policy] = [rows[0], {"step": 9, "loss": 0.65}, rows[1]]
 
     def arm(
         self, arm, setting, seed, policy, judge, reward, kl, snapshots: int = 3, variant: str = ""
@@ -218,10 +189,19 @@ class Builder:
         """An evaluated policy."""
         upstream = {**self.shared, "policy": policy, "reward_model": judge}
         label, recipe = f"{arm}-{setting}-{seed}", {"evaluation": dict(EVALUATION)}
+        recipe["sampling"] = dict(SAMPLING)
         evaluation = self.add("evaluation", label, upstream, 8, 10**10, seed, **recipe)
         self.tables[evaluation] = scores(reward, kl, seed, *self.shape, snapshots=snapshots)
         row = {"arm": arm, "setting": setting, "seed": seed, "variant": variant}
         self.arms.append({**row, "policy": policy, "evaluation": evaluation})
+
+    @classmethod
+    def full(cls, seeds: int = 1, **shape: int) -> "Builder":
+        """A study of all arms; PPO and DPO are where they are in `DPO` and `PPO`."""
+        made = cls(seeds=seeds, **shape)
+        for seed in range(seeds):
+            made.others(seed)
+        return made
 
     def keep(self, *arms: str) -> None:
         """Leave out the other arms."""
@@ -265,7 +245,9 @@ class Builder:
             "title": "A toy study",
             "question": "For Gaussian rewards, RLHF or DPO?",
             "deviations": [{"item": "model", "paper": "GPT-2 large", "here": "none: <made up>"}],
+            "catalogue": self.catalogue,
             "arms": self.arms,
+            "estimates": self.estimates,
             "reference_samples": self.reference,
             "gold": self.gold,
             "reward_label": "gold reward (log-odds of made up)",
@@ -299,6 +281,8 @@ class Builder:
         self.metrics = {rename(key): rows for key, rows in self.metrics.items()}
         for arm in self.arms:
             arm |= {name: rename(arm[name]) for name in ("policy", "evaluation")}
+        for estimate in self.estimates:
+            estimate["step"] = rename(estimate["step"])
         self.reference, self.gold = rename(self.reference), rename(self.gold)
 
     def write(self, folder: Path, samples: bool = True) -> Path:

@@ -1,11 +1,16 @@
 """Each policy pays for all that it stands on, once."""
 
 import pytest
+from synthetic_arms import catalogue
 
 from analysis import plots
+from analysis.catalogue import Catalogue
 from analysis.compute import compute, ratios, typical
-from analysis.study import dependencies, load
+from analysis.records import dependencies
+from analysis.study import load
 from pipelines.shared.errors import UserError
+
+CATALOGUE = Catalogue(catalogue())
 
 
 @pytest.fixture
@@ -68,12 +73,43 @@ def test_ratios(table):
 def test_bars_are_labelled_with_the_tables_totals(table):
     costs = typical(table)
     costs.loc[(costs["arm"] == "dpo") & (costs["stage"] == "total"), "seconds"] = 1234.0
-    texts = [text.get_text() for axes in plots.cost(costs).axes for text in axes.texts]
+    texts = [text.get_text() for axes in plots.cost(costs, CATALOGUE).axes for text in axes.texts]
     assert any(text.startswith("1.23 k / ") for text in texts), texts
 
 
 def test_reference_logprobs_are_dpos_own_cost(table):
     assert cost(table, "dpo", 0.1, "reference-logprobs")["seconds"] == 4
     assert "reference-logprobs" not in set(table.loc[table["arm"] == "ppo", "stage"])
-    labels = plots.cost(typical(table)).legends[0].get_texts()
+    labels = plots.cost(typical(table), CATALOGUE).legends[0].get_texts()
     assert "reference-logprobs" in {label.get_text() for label in labels}
+
+
+def test_best_of_n_costs_its_share_of_the_samples(table):
+    # 64 samples a prompt took 60 s and 4 TFLOP; best of 8 needs an eighth of them.
+    own = cost(table, "best-of-n", 8, "reference-samples")
+    assert (own["seconds"], own["flops"]) == (60 / 8, 4 * 10**12 // 8)
+    assert own["tokens_generated"] == round(10 / 8)
+    assert cost(table, "best-of-n", 8, "total")["seconds"] == 138 + 60 / 8
+    whole = cost(table, "optimum", None, "total")
+    assert (whole["seconds"], whole["flops"]) == (138 + 60, 10**12 + 4 * 10**12)
+    settings = table.loc[table["arm"] == "best-of-n", "setting"]
+    assert sorted(set(settings)) == [1, 2, 4, 8, 16, 32]
+    assert typical(table).query("arm == 'best-of-n' and stage == 'total'")["seconds"].iloc[0] == 168
+
+
+def test_best_of_n_by_proxy_pays_for_the_reward_model_and_its_scores(builder, tmp_path):
+    judge = next(step for step, made in builder.records.items() if made["stage"] == "reward-model")
+    builder.proxy(judge)
+    table = compute(load(builder.write(tmp_path / "s")))
+    assert cost(table, "best-of-n-proxy", 16, "proxy-scores")["seconds"] == 16 / 4
+    assert cost(table, "best-of-n-proxy", 16, "total")["seconds"] == 138 + 20 + 60 / 4 + 16 / 4
+    with_pairs = cost(table, "best-of-n-proxy", 16, "total_with_pairs")
+    assert with_pairs["seconds"] == 138 + 20 + 60 / 4 + 16 / 4 + 15
+    assert table[["flops", "tokens_generated", "tokens_trained"]].dtypes.eq("int64").all()
+
+
+def test_bars_have_no_optimum_and_one_name_for_what_is_the_arms_own(table):
+    axes = plots.cost(typical(table), CATALOGUE).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["SFT", "PPO", "DPO", "best of n"]
+    assert "the arm's own training" in axes.get_legend_handles_labels()[1]

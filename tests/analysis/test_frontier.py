@@ -1,15 +1,12 @@
 """Means, clustered errors, and two curves whose true values are known."""
 
-from itertools import combinations
-
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import MU, reference_of, toy_scores
+from synthetic_tables import MU, reference_of, toy_scores
 
+from analysis.best_of_n import best_of_n_weights
 from analysis.frontier import (
-    best_of_n,
-    best_of_n_weights,
     frontier,
     frontier_table,
     optimum,
@@ -85,34 +82,16 @@ def test_ess_is_the_median_over_prompts():
     assert table["ess"].iloc[0] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("total, n", [(3, 2), (6, 4), (5, 1), (5, 5)])
-def test_best_of_n_is_the_mean_over_all_subsets(total, n):
-    rewards = np.random.default_rng(total).normal(size=total)
-    expected = np.mean([max(subset) for subset in combinations(rewards, n)])
-    row = best_of_n(reference_of([rewards.tolist()]), [n]).iloc[0]
-    assert row["reward_gold"] == pytest.approx(expected)
-    assert row["kl"] == pytest.approx(np.log(n) - (n - 1) / n)
-
-
-def test_best_of_n_by_hand():
-    # Of 1, 2, 4 the pairs' maxima are 2, 4, 4.
-    table = best_of_n(reference_of([[4.0, 1.0, 2.0]]), [1, 2, 3])
-    assert table["reward_gold"].tolist() == pytest.approx([7 / 3, 10 / 3, 4.0])
-    assert best_of_n_weights(128, 256).sum() == pytest.approx(1)
-    with pytest.raises(ValueError, match="between 1 and the 3"):
-        best_of_n(reference_of([[4.0, 1.0, 2.0]]), [4])
-
-
 def test_whole_table_has_the_curves_where_they_are_trusted(builder, tmp_path):
     table = frontier_table(load(builder.write(tmp_path / "s")))
     curve = table[table["arm"] == "optimum"]
     assert (curve["ess"] >= 10).all() and len(curve) > 10
     assert set(curve["kl_estimator"]) == {"importance"} and 1.0 in set(curve["setting"])
-    chosen = table[table["arm"] == "best-of-n"]
+    chosen = table[(table["arm"] == "best-of-n") & (table["kl_estimator"] == "analytic")]
     weights = best_of_n_weights(4, int(chosen["n_samples"].iloc[0]))
     assert chosen.set_index("setting").loc[4, "ess"] == pytest.approx(1 / np.square(weights).sum())
-    assert chosen["ess"].is_monotonic_decreasing and chosen["ess"].iloc[-1] == pytest.approx(1)
-    assert chosen["setting"].tolist() == [1, 2, 4, 8, 16, 32, 64]
+    assert chosen["ess"].is_monotonic_decreasing
+    assert chosen["setting"].tolist() == [1, 2, 4, 8, 16, 32]  # half of 64 samples at most
     assert set(table["run"].str.len()) == {8}
     # The optimum is the best at its KL: above best-of-n everywhere between the curve's ends.
     inside = chosen[chosen["kl"].between(curve["kl"].min(), curve["kl"].max())]
@@ -137,7 +116,7 @@ def test_points_have_the_interval_of_every_other_table():
 def test_points_at_setting_zero_have_the_gains_interval():
     reference = reference_of([[1.0, 1.0], [1.0, 1.0]]).replace({"p0": "a", "p1": "b"})
     scores = toy_scores(setting=0.0)
-    row, gain = points(scores).iloc[0], gains(gain_per_prompt(scores, reference)).iloc[0]
+    row, gain = points(scores).iloc[0], gains(gain_per_prompt(scores, reference, {"dpo"})).iloc[0]
     assert row["reward_gold_margin"] == pytest.approx(gain["ci_high"] - gain["gain"])
 
 

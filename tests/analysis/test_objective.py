@@ -3,23 +3,25 @@
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import reference_of, toy_scores
+from synthetic_tables import reference_of, toy_scores
 
 from analysis import objective as module
 from analysis.objective import agreement, gain_per_prompt
 from analysis.statistics import interval
 
+AIMED = {"dpo", "ppo"}
+
 
 def objective(scores, reference):
-    return module.objective(gain_per_prompt(scores, reference), reference)
+    return module.objective(gain_per_prompt(scores, reference, AIMED), reference)
 
 
 def gains(scores, reference):
-    return module.gains(gain_per_prompt(scores, reference))
+    return module.gains(gain_per_prompt(scores, reference, AIMED))
 
 
 def compare(scores, reference, arm_a, arm_b):
-    return module.compare(gain_per_prompt(scores, reference), arm_a, arm_b)
+    return module.compare(gain_per_prompt(scores, reference, AIMED), arm_a, arm_b)
 
 
 REFERENCE = reference_of([[0.0, 2.0], [1.0, 3.0]]).replace({"p0": "a", "p1": "b"})
@@ -57,7 +59,7 @@ def test_setting_zero_has_no_optimum_and_sft_no_row():
 def test_only_the_final_snapshot_counts():
     scores = pd.concat([toy_scores(step=1, reward_gold=100.0), toy_scores()])
     assert objective(scores, REFERENCE)["reward_gold"].tolist() == [3.0]
-    assert len(gain_per_prompt(scores, REFERENCE)) == 2
+    assert len(gain_per_prompt(scores, REFERENCE, AIMED)) == 2
 
 
 def test_comparison_is_paired_and_says_when_it_shows_nothing():
@@ -135,3 +137,11 @@ def test_agreement_without_spread():
     assert rounded["agree"]
     biased = agreement(toy_scores(**{**zero, "kl_k1": 0.5})).iloc[0]
     assert biased["largest_z"] == np.inf and not biased["agree"]
+
+
+def test_an_arm_whose_setting_is_no_coefficient_has_no_objective():
+    both = pd.concat([toy_scores(), toy_scores(arm="kto", run="b")])
+    assert set(objective(both, REFERENCE)["arm"]) == {"dpo"}
+    assert set(gains(both, REFERENCE)["arm"]) == {"dpo"}
+    assert compare(both, REFERENCE, "kto", "dpo").empty
+    assert objective(toy_scores(arm="kto"), REFERENCE).empty

@@ -9,19 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import DPO, PPO, Builder, toy_scores
+from synthetic_study import DPO, PPO, Builder
+from synthetic_tables import toy_scores
 
-from analysis import findings, frontier_plot, plots, views
+from analysis import findings, frontier_plot, notes, plots, views
 from analysis.compute import compute, ratios
 from analysis.formats import fixed, number, share_closed, short, with_error
 from analysis.frontier import frontier_table, points
 from analysis.objective import agreement, gain_per_prompt, gains, objective
-from analysis.report import sample_completions, write_report
+from analysis.report import write_report
 from analysis.statistics import margin
 from analysis.study import load
+from analysis.tables import sample_completions
 from pipelines.evaluate.schema import TABLES
 
-CSVS = ["frontier", "compute", "objective", "gains", "comparison", "kl_agreement", "reward_model"]
+CSVS = ["frontier", "compute", "objective", "gains", "comparison", "training"]
+CSVS += ["kl_agreement", "reward_model"]
 
 
 class Loads(HTMLParser):
@@ -222,9 +225,11 @@ def test_a_share_is_claimed_with_its_interval_and_only_of_a_gain():
 
 def test_share_in_the_headline(written):
     study = load(written)
-    gain = gain_per_prompt(study.scores, study.reference)
+    gain = gain_per_prompt(study.scores, study.reference, study.catalogue.aimed)
     table = objective(gain, study.reference)
-    row = findings.headline(points(study.scores), table, gains(gain), compute(study))
+    row = findings.headline(
+        points(study.scores), table, gains(gain), compute(study), study.catalogue
+    )
     row = row[(row["arm"] == "dpo") & (row["setting"] == 1)].iloc[0]
     own = table[(table["arm"] == "dpo") & (table["setting"] == 1)].iloc[0]
     room = own["objective_optimum"] - own["objective_sft"]
@@ -245,7 +250,7 @@ def test_labels_that_shift_the_objective_are_said(builder, tmp_path, labels):
     for made in builder.records.values():
         if made["stage"] == "pairs":
             made["identity"]["recipe"]["labels"] |= labels
-    text = " ".join(findings.caveats(load(builder.write(tmp_path / "s"))))
+    text = " ".join(notes.caveats(load(builder.write(tmp_path / "s"))))
     assert ("Labels with temperature" in text) == bool(labels)
 
 

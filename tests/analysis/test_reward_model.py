@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic_study import toy_scores
+from synthetic_tables import toy_scores
 
 from analysis.reward_model import pair_agreement, proxy_quality
 

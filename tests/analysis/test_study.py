@@ -172,3 +172,51 @@ def test_refuses_an_arm_that_is_listed_twice(builder, tmp_path):
     builder.arms[2] |= {"arm": "dpo", "setting": builder.arms[1]["setting"]}
     with pytest.raises(UserError, match=r"lists DPO 0\.05 \(seed 0\) twice"):
         load(builder.write(tmp_path / "s"))
+
+
+def test_an_arm_that_the_catalogue_does_not_have_is_refused(builder, tmp_path):
+    builder.catalogue = [row for row in builder.catalogue if row["arm"] != "dpo"]
+    with pytest.raises(UserError, match=r"manifest\.json has no dpo in its catalogue"):
+        load(builder.write(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("field, part", [("family", "catalogue"), ("step", "estimates")])
+def test_catalogue_and_estimates_are_complete(builder, tmp_path, field, part):
+    del getattr(builder, part)[0][field]
+    if part == "estimates":
+        builder.refresh = lambda: None
+    with pytest.raises(UserError, match=rf"lacks {part}\[0\]\.{field}"):
+        load(builder.write(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("field, value", [("temperature", 0.7), ("max_new_tokens", 5)])
+def test_refuses_training_that_samples_otherwise(builder, tmp_path, field, value):
+    policy = next(a["policy"] for a in builder.arms if a["arm"] == "ppo" and a["setting"] == 0.3)
+    builder.records[policy]["identity"]["recipe"]["sampling"][field] = value
+    with pytest.raises(
+        UserError,
+        match=rf"footing, sampling\.{field} differs: .*; {value} in PPO 0\.3 \(seed 0\) \(ppo\)",
+    ):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_refuses_pairs_of_other_completions(builder, tmp_path):
+    upstream = {"sft": builder.sft}
+    recipe = {"sampling": {"prompts": 8, "completions": 4, "max_new_tokens": 20}}
+    recipe["sampling"]["temperature"] = 1.0
+    other = builder.add("completions", "other", upstream, 12, 1, seed=5, **recipe)
+    pairs = builder.add("pairs", "other", {"completions": other, "gold": builder.gold}, 1, 0)
+    policy = next(a["policy"] for a in builder.arms if a["arm"] == "dpo" and a["setting"] == 0.1)
+    made = builder.records[policy]["identity"]["upstream"]
+    made |= {"pairs": pairs}
+    del made["reference_logprobs"]
+    with pytest.raises(
+        UserError, match=r"completions of the pairs differs: .* in DPO 0\.1 \(seed 0\)"
+    ):
+        load(builder.write(tmp_path / "s"))
+
+
+def test_only_curves_that_can_be_made_are_estimated(builder, tmp_path):
+    builder.estimates[0]["arm"] = "dpo"
+    with pytest.raises(UserError, match=r"estimates dpo from samples .*: only best-of-n, "):
+        load(builder.write(tmp_path / "s"))

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipelines.exact.specs import TaskSpec
 from pipelines.exact.task import Task, make
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy, load_tokenizer
-from pipelines.shared.specs import TaskSpec
 
 
 def made(folder, **spec):

@@ -9,10 +9,10 @@ from scipy.special import expit
 from trl import DPOConfig, RewardConfig
 
 from pipelines.dpo.dpo import ExactIdsDPOTrainer, SoftLabelDPOTrainer
+from pipelines.exact.specs import OracleLabelsSpec
 from pipelines.exact.steps import calibration, comparisons
 from pipelines.rlhf.reward_model import AccountedRewardTrainer, SoftLabelRewardTrainer
 from pipelines.shared.models import load_policy, new_reward_model
-from pipelines.shared.specs import OracleLabelsSpec
 
 PLAIN = {
     "use_cpu": True,

@@ -14,9 +14,10 @@ from experiments.ppo_details import CHANGES, PPO_DETAILS
 from experiments.publish import collect
 from pipelines.exact import steps
 from pipelines.exact.ablations import BROKEN
+from pipelines.exact.specs import AblationSpec
 from pipelines.shared.errors import UserError
 from pipelines.shared.executors import run_local
-from pipelines.shared.specs import AblationSpec, Runtime
+from pipelines.shared.specs import Runtime
 
 TRIED = (
     "",

@@ -14,9 +14,9 @@ from pipelines.rlhf import PPOConfig, PPOTrainer
 from pipelines.rlhf.losses import gae, kl_penalised_rewards, masked_var
 from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.rollout import RunningMoments
+from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.logprobs import completion_logprobs
 from pipelines.shared.models import new_reward_model, rewards
-from pipelines.shared.specs import PPOSpec
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14]]
 

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
+from pipelines.dpo.specs import DPOSpec
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.executors import _priorities, run_local
-from pipelines.shared.specs import DPOSpec, Runtime
+from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.dpo.specs import DPOSpec
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.ppo_stage import RENAMED, ppo_arguments
+from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.errors import StepFailed, UserError
-from pipelines.shared.specs import DPOSpec, PPOSpec, Runtime, SFTSpec, Spec
+from pipelines.shared.specs import Runtime, SFTSpec, Spec
 from pipelines.shared.steps import (
     Step,
     canonical,

@@ -1,0 +1,157 @@
+"""Best of n completions of the SFT model, by the gold reward or by a reward model.
+
+No policy is trained: its price is paid at inference, n completions for one. Everything is estimated
+from one set of N samples a prompt, without bias for every n up to N; up to N/2 there are many
+subsets of n, and the estimate is precise.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy.special import gammaln, rel_entr
+from scipy.stats import rankdata
+
+from analysis.catalogue import GOLD, PROXY
+from analysis.reference import reference_matrices, reference_rows
+from analysis.statistics import standard_error
+
+CHOSEN_BY = {GOLD: "reward_gold", PROXY: "reward_proxy"}
+
+
+def judged(reference: pd.DataFrame, scores: pd.DataFrame | None) -> pd.DataFrame:
+    """REFERENCE_SCORES with the column reward_proxy, null where no reward model scored them.
+
+    Args:
+        scores: PROXY_SCORES of the same samples.
+    """
+    if scores is None:
+        return reference.assign(reward_proxy=np.nan)
+    return reference.merge(scores, on=["prompt_id", "sample"], validate="one_to_one")
+
+
+def sizes(total: int) -> list[int]:
+    """1, 2, 4 ... up to half of the samples of a prompt (1 at least)."""
+    return [2**power for power in range(total.bit_length()) if power == 0 or 2**power <= total // 2]
+
+
+def best_of_n(
+    reference: pd.DataFrame, arm: str, run: str = "", ns: Iterable[int] | None = None
+) -> pd.DataFrame:
+    """Best of n samples for each n, from one set of N samples a prompt.
+
+    With s_(1) <= ... <= s_(N) the judge's scores and v_(i) any value of the i-th of them, such as
+    its gold reward, the mean over all subsets of size n of the value of the highest-scored is
+
+        sum_i C(i-1, n-1) / C(N, n) v_(i)
+
+    (Nakano et al. 2021, app. I; Gao et al. 2023): unbiased for best of n fresh samples. Equal
+    scores share their weights equally, as where ties are broken at random. `ess` is the median over
+    prompts of 1 / sum_i w_i^2.
+
+    Each n has two rows. kl_estimator "analytic": log n - (n-1)/n, an upper bound of the KL
+    (Beirami et al. 2024), without error. "measured": see `measured_kl`.
+
+    Args:
+        reference: REFERENCE_SCORES with reward_proxy, see `judged`.
+        arm: best-of-n (chosen by gold) or best-of-n-proxy.
+        run: first 8 hex digits of the fingerprint of the samples or their scores.
+        ns: from 1 to N; by default see `sizes`.
+
+    Returns:
+        FRONTIER, two rows per n (setting n).
+
+    Raises:
+        ValueError: an n is not between 1 and N.
+    """
+    columns = [CHOSEN_BY[arm], "reward_gold", "reward_proxy", "length"]
+    _, scores, gold, proxy, lengths = reference_matrices(reference, columns)
+    rows = []
+    for n in sorted(set(sizes(scores.shape[1]) if ns is None else ns)):
+        weights = tied_weights(scores, n)
+        reward = (weights * gold).sum(axis=1)
+        kl = measured_kl(scores, n)
+        row = {
+            "arm": arm,
+            "setting": n,
+            "reward_gold": reward.mean(),
+            "reward_gold_se": standard_error(reward),
+            "reward_proxy": (weights * proxy).sum(axis=1).mean(),
+            "length": (weights * lengths).sum(axis=1).mean(),
+            "ess": np.median(1 / (weights**2).sum(axis=1)),
+        }
+        rows.append({**row, "kl": analytic_kl(n), "kl_estimator": "analytic"})
+        error = standard_error(kl)
+        rows.append({**row, "kl": kl.mean(), "kl_se": error, "kl_estimator": "measured"})
+    return reference_rows(rows, reference, run)
+
+
+def analytic_kl(n: int) -> float:
+    """log n - (n-1)/n, nats: the KL of best-of-n where no two completions score the same."""
+    return float(np.log(n) - (n - 1) / n)
+
+
+def best_of_n_weights(n: int, total: int) -> np.ndarray:
+    """Probability that the i-th smallest of `total` samples is the largest of a random n of them.
+
+    Returns:
+        C(i-1, n-1) / C(total, n) for i = 1..total, shape (total,); sums to 1.
+
+    Raises:
+        ValueError: n is not between 1 and total.
+    """
+    if not 1 <= n <= total:
+        raise ValueError(f"best of {n} needs n between 1 and the {total} samples of a prompt")
+    i = np.arange(n, total + 1)
+    # Log-gamma: the binomials of 256 samples overflow where their ratio does not.
+    log_weights = gammaln(i) - gammaln(n) - gammaln(i - n + 1)
+    log_weights -= gammaln(total + 1) - gammaln(n + 1) - gammaln(total - n + 1)
+    weights = np.zeros(total)
+    weights[n - 1 :] = np.exp(log_weights)
+    return weights
+
+
+def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each sample, how many score lower, and how many no higher; (P, N) int each."""
+    below = rankdata(scores, method="min", axis=1).astype(int) - 1
+    return below, rankdata(scores, method="max", axis=1).astype(int)
+
+
+def tied_weights(scores: np.ndarray, n: int) -> np.ndarray:
+    """Probability of each sample to be the best of a random n; equal scores share it equally.
+
+    Args:
+        scores: (P, N).
+
+    Returns:
+        (P, N), in the order of `scores`; rows sum to 1.
+    """
+    cumulative = np.concatenate([[0.0], np.cumsum(best_of_n_weights(n, scores.shape[1]))])
+    below, upto = _groups(scores)
+    return (cumulative[upto] - cumulative[below]) / (upto - below)
+
+
+def measured_kl(scores: np.ndarray, n: int) -> np.ndarray:
+    """KL of best-of-n to the SFT model, exact on the empirical distribution of N samples.
+
+    Over groups g of samples with equal score, ascending, with p_g their share and F_g its sum up to
+    g, the best of n draws with replacement is in g with probability q_g = F_g^n - F_(g-1)^n. Within
+    a group best-of-n chooses as the SFT model does, so that KL = sum_g q_g log(q_g / p_g).
+
+    Never above log n - (n-1)/n: that is the KL of the largest of n uniform numbers to one of them,
+    and the group is a function of a uniform number (data-processing inequality). The two are equal
+    in the limit of many samples with distinct scores; below it the N samples are coarser than the
+    model itself, and this is the lower.
+
+    Args:
+        scores: (P, N).
+
+    Returns:
+        (P,) nats.
+    """
+    total = scores.shape[1]
+    below, upto = _groups(scores)
+    size = upto - below
+    chosen = (upto / total) ** n - (below / total) ** n
+    # Each sample carries its share of its group's term; rel_entr is 0 where `chosen` underflows.
+    return (rel_entr(chosen, size / total) / size).sum(axis=1)

@@ -1,0 +1,43 @@
+"""Who scores completions while an arm trains: a learnt reward model, or the gold reward.
+
+A judge is a function of a padded batch that returns a score for each of its sequences, (B,) fp32.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipelines.shared.gold import GoldReward
+from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.logprobs import Sequences
+from pipelines.shared.models import rewards
+
+Judge = Callable[[Sequences], torch.Tensor]
+
+
+def learnt_judge(model: PreTrainedModel, ledger: Ledger) -> Judge:
+    """The scores of a reward model, its cost booked."""
+    cost = ModelCost.of(model)
+
+    @torch.no_grad()
+    def judge(sequences: Sequences) -> torch.Tensor:
+        ledger.add(flops=cost.forward(*sequences.input_ids.shape))
+        return rewards(model, sequences).float()
+
+    return judge
+
+
+def gold_judge(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Judge:
+    """The gold reward of the whole text, prompt and completion."""
+    gold = GoldReward(folder)
+
+    def judge(sequences: Sequences) -> torch.Tensor:
+        prompts, completions = (
+            tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in sequences.unpacked()
+        )
+        texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
+        return torch.from_numpy(gold(texts)).to(sequences.input_ids.device, torch.float32)
+
+    return judge

@@ -1,0 +1,235 @@
+"""The arms: what can be registered, what an arm may be made from, and what is refused."""
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+
+from experiments import plugins
+from experiments.comparison import complete, resolve
+from experiments.sentiment import SENTIMENT
+from pipelines import arms
+from pipelines.arms import ARMS, Arm
+from pipelines.shared.errors import UserError
+from pipelines.shared.specs import Spec, sections, setting
+from pipelines.shared.steps import closure
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnSpec(Spec):
+    section: ClassVar[str] = "own"
+    strength: float = setting(0.5, "how much", above=0)
+
+
+OWN = Arm(
+    name="own-arm",
+    family="own",
+    summary="an arm of a test",
+    policy=lambda given: given.step("own-arm", given.protocol.arm("own"), "nowhere:train", "pairs"),
+    settings=OwnSpec(),
+    sweep=("own.strength", (0.5, 2.0)),
+)
+
+
+@pytest.fixture(autouse=True)
+def known():
+    """Leave the registry as it was."""
+    before = dict(ARMS)
+    yield
+    ARMS.clear()
+    ARMS.update(before)
+
+
+def test_all_arms_of_the_literature_are_there_by_their_names():
+    assert list(ARMS) == [
+        "sft",
+        "preferred-ft",
+        "unlikelihood",
+        "ppo",
+        "ppo-adaptive",
+        "ppo-gt",
+        "reinforce",
+        "rloo",
+        "grpo",
+        "dpo",
+        "dpo-conservative",
+        "dpo-robust",
+        "dpo-hinge",
+        "ipo",
+        "ipo-mean",
+        "kto",
+        "simpo",
+        "orpo",
+        "online-dpo",
+        "best-of-n",
+        "best-of-n-proxy",
+        "optimum",
+    ]
+
+
+def test_every_module_says_its_objective_its_sweep_and_its_cost():
+    import importlib
+    import pkgutil
+
+    modules = [
+        importlib.import_module(f"pipelines.arms.{found.name}")
+        for found in pkgutil.iter_modules(arms.__path__)
+        if found.name not in ("arm", "pairs")
+    ]
+    assert len(modules) == len(ARMS) - 1  # best of n is two arms
+    for module in modules:
+        for word in ("\nObjective", "\nSwept:", "\nCost:"):
+            assert word in module.__doc__, (module.__name__, word)
+
+
+def test_the_papers_own_values_are_swept():
+    values = {name: ARMS[name].sweep[1] for name in ("unlikelihood", "ppo-adaptive", "dpo")}
+    assert values["unlikelihood"] == (0.05, 0.1, 0.5, 1.0)
+    assert values["ppo-adaptive"] == (3.0, 6.0, 9.0, 12.0)
+    assert {0.05, 0.1, 1.0, 5.0} <= set(values["dpo"])
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini"])
+def test_all_arms_start_from_one_sft_model_and_the_same_pairs(scale):
+    study = resolve(SENTIMENT, scale, ["all"])
+    assert study.folder_name == f"sentiment-{scale}+arms=all"
+    assert {run.arm for run in study.runs} | {e.arm for e in study.estimates} == set(ARMS)
+    for stage in ("sft", "corpus", "gold", "completions", "pairs", "reward-model"):
+        assert len({s.fingerprint for s in study.steps() if s.stage == stage}) == 1, stage
+    for run in study.runs:
+        below = {step.stage for step in closure([run.policy])}
+        assert "sft" in below
+        if run.arm != "sft":
+            assert below & {"pairs", "gold"}
+    assert len({run.policy.fingerprint for run in study.runs}) == len(study.runs)
+
+
+def test_arms_without_a_reference_or_a_reward_model_do_not_pay_for_them():
+    study = resolve(SENTIMENT, "smoke", ["all"])
+    stages = {run.arm: {step.stage for step in closure([run.policy])} for run in study.runs}
+    for arm in ("simpo", "orpo", "unlikelihood", "preferred-ft"):
+        assert "reference-logprobs" not in stages[arm]
+    for arm, below in stages.items():
+        learnt = arm in ("ppo", "ppo-adaptive", "reinforce", "rloo", "grpo", "online-dpo")
+        assert ("reward-model" in below) == learnt, arm
+    for arm in ("dpo", "ipo", "kto"):
+        assert "reference-logprobs" in stages[arm]
+
+
+def test_the_default_arms_are_as_before_and_the_folder_says_nothing():
+    study = resolve(SENTIMENT, "mini")
+    assert [arm.name for arm in study.arms] == ["sft", "ppo", "dpo", "best-of-n", "optimum"]
+    assert study.folder_name == "sentiment-mini"
+    assert resolve(SENTIMENT, "mini", ["dpo", "ppo"]).folder_name == "sentiment-mini"
+    assert resolve(SENTIMENT, "mini", ["ipo"]).folder_name == "sentiment-mini+arms=ipo"
+
+
+def test_an_arms_fixed_settings_hold_and_its_sweep_is_its_own():
+    runs = resolve(SENTIMENT, "smoke", ["ppo", "ppo-adaptive", "ppo-gt"]).runs
+    by_arm = {arm: [run for run in runs if run.arm == arm] for arm in ("ppo", "ppo-adaptive")}
+    controls = {
+        arm: {run.policy.recipe["ppo"].kl_control for run in found} for arm, found in by_arm.items()
+    }
+    assert controls == {"ppo": {"fixed"}, "ppo-adaptive": {"adaptive"}}
+    assert [run.policy.recipe["ppo"].kl_target for run in by_arm["ppo-adaptive"]] == [3, 6, 9, 12]
+    [truth] = {tuple(run.policy.upstream) for run in runs if run.arm == "ppo-gt"}
+    assert "gold" in truth and "reward_model" not in truth
+
+
+def test_an_own_arm_is_swept_set_and_listed_like_any_other():
+    arms.register(OWN)
+    study = resolve(SENTIMENT, "smoke", ["own-arm"], assignments=["own.strength=1,3"])
+    assert [run.setting for run in study.runs if run.arm == "own-arm"] == [1.0, 3.0]
+    assert study.manifest()["catalogue"][-1]["arm"] == "own-arm"
+    assert "own-arm" in SENTIMENT.choices()
+    assert complete(SENTIMENT.scales["smoke"]).arm("own") == OwnSpec()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "dpo"}, "arm dpo is registered already"),
+        ({"name": "Own Arm"}, "lower-case letters"),
+        ({"name": ""}, "lower-case letters"),
+        ({"family": "mine"}, "family = 'mine' is not one of"),
+        ({"trains_on": "hope"}, "trains_on = 'hope' is not one of"),
+        ({"needs": ("rationale",)}, "needs = "),
+        ({"policy": None}, "give either policy or estimate"),
+        ({"sweep": ("own.weight", (1.0,))}, "not one of its settings"),
+        ({"sweep": ("dpo.beta", (1.0,))}, "not one of its settings"),
+        ({"sweep": ("own.strength", ())}, "over no values"),
+        ({"sweep": ("own.strength", (-1.0,))}, r"own\.strength = -1\.0: must be above 0"),
+        ({"sweep": ("own.strength", ("much",))}, r"own\.strength = 'much': expected float"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_refused_in_one_line(change, message):
+    with pytest.raises(UserError, match=message) as error:
+        arms.register(dataclasses.replace(OWN, **change))
+    assert "\n" not in str(error.value)
+    assert "own-arm" not in ARMS
+
+
+def test_a_duplicate_or_a_borrowed_section_is_refused():
+    arms.register(OWN)
+    with pytest.raises(UserError, match="own-arm is registered already"):
+        arms.register(OWN)
+
+    @dataclasses.dataclass(frozen=True)
+    class Borrowed(Spec):
+        section: ClassVar[str] = "ppo"
+        strength: float = setting(0.5, "how much", above=0)
+
+    with pytest.raises(UserError, match="section ppo is that of arm ppo"):
+        arms.register(dataclasses.replace(OWN, name="other", settings=Borrowed(), sweep=None))
+
+
+def test_an_arm_that_needs_margins_is_refused_without_them():
+    arms.register(dataclasses.replace(OWN, needs=("margins",)))
+    assert resolve(SENTIMENT, "smoke", ["own-arm"])
+    with pytest.raises(UserError, match="own-arm needs pairs with margins") as error:
+        resolve(SENTIMENT, "smoke", ["own-arm"], assignments=["labels.margins=false"])
+    assert "\n" not in str(error.value)
+
+
+def test_an_arm_that_starts_elsewhere_is_refused():
+    def elsewhere(given):
+        return dataclasses.replace(given.completions, upstream={"corpus": given.corpus})
+
+    arms.register(dataclasses.replace(OWN, policy=elsewhere))
+    with pytest.raises(UserError, match="does not start from the shared SFT model"):
+        resolve(SENTIMENT, "smoke", ["own-arm"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise RuntimeError('broken')", "RuntimeError: broken"),
+        ("def (", "SyntaxError"),
+        ("from pipelines.arms import ARMS, register\nregister(ARMS['dpo'])", "dpo is registered"),
+    ],
+)
+def test_a_file_that_fails_is_named_in_one_line(tmp_path, text, message):
+    file = tmp_path / f"own_{abs(hash(text))}.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        plugins.load(file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["missing.py", "own-arm.py", "json.py"])
+def test_a_file_that_cannot_be_a_module_is_refused(tmp_path, name):
+    if name != "missing.py":
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match="--load"):
+        plugins.load(tmp_path / name)
+
+
+def test_settings_of_arms_that_are_not_run_are_refused():
+    with pytest.raises(UserError, match=r"ipo\.beta: none of the arms .* add --arms ipo"):
+        resolve(SENTIMENT, "smoke", assignments=["ipo.beta=0.1"])
+
+
+def test_every_scale_sets_every_trained_arm():
+    for scale, protocol in SENTIMENT.scales.items():
+        missing = sections(complete(protocol)).keys() - sections(protocol).keys()
+        assert not missing, (scale, missing)
