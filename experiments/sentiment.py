@@ -13,9 +13,13 @@ What would falsify the claim "DPO reaches RLHF's objective better than most impl
 RLHF": PPO with a higher J than DPO at the same beta, by more than its interval, at most of the
 betas.
 
-Left out of this first slice: arms beside PPO and DPO, judges, intervals over more than a few seeds.
+Any other arm can be named, and stands on the same footing: `--arms all` runs all of pipelines/arms,
+each over its own settings.
+
+Left out: judges, and intervals over more than a few seeds.
 
     rlhf-vs-dpo run sentiment --scale mini
+    rlhf-vs-dpo run sentiment --scale mini --arms all
 
 After Rafailov et al. 2023, section 6.1 and figure 2 (left); see `deviations`.
 """
@@ -108,9 +112,9 @@ SMOKE = Protocol(
 )
 
 # The default main job: real text, about ten minutes on two CPU cores. The learning rates of PPO and
-# DPO and DPO's epochs are the best of nine trials a method on validation prompts
-# (sentiment_tuning.py). Arms beside these two have the settings of the one they are kin to, and as
-# much data: as many passes over the same pairs as DPO, or as many completions as PPO.
+# DPO and DPO's epochs are the best of nine trials a method on validation prompts. The other arms
+# see as much data (as many passes over the same pairs as DPO, or as many completions as PPO) and
+# have the best of three learning rates, where not DPO's own; see sentiment_tuning.py.
 MINI = Protocol(
     corpus=CorpusSpec(vocab_size=2048, prompt_tokens=4),
     model=ModelSpec(layers=2, width=128, heads=4, context=32),
@@ -120,6 +124,9 @@ MINI = Protocol(
     evaluation=EvaluationSpec(prompts=256, samples=4, reference_samples=256),
     arms={
         **of_all(PAIRS, epochs=2, batch_size=64, learning_rate=3e-4),
+        **of_all(
+            (UnlikelihoodSpec, KTOSpec, SimPOSpec), epochs=2, batch_size=64, learning_rate=1e-4
+        ),
         "ppo": PPOSpec(
             updates=60,
             rollouts=128,
@@ -129,9 +136,14 @@ MINI = Protocol(
             kl_horizon=500.0,  # 7,680 sequences in all: long enough for the coefficient to settle
         ),
         "reinforce": ReinforceSpec(updates=60, rollouts=128, learning_rate=1e-3),
-        **of_all(GROUPS, updates=60, rollouts=128, epochs=4, minibatches=4, learning_rate=1e-4),
+        "rloo": RLOOSpec(
+            updates=60, rollouts=128, group=4, epochs=4, minibatches=4, learning_rate=1e-4
+        ),
+        "grpo": GRPOSpec(
+            updates=60, rollouts=128, group=4, epochs=4, minibatches=4, learning_rate=3e-5
+        ),
         "online_dpo": OnlineDPOSpec(
-            rounds=60, pairs=64, epochs=4, batch_size=16, learning_rate=1e-4
+            rounds=60, pairs=64, epochs=4, batch_size=16, learning_rate=3e-4
         ),
     },
 )
@@ -177,7 +189,23 @@ def deviations(protocol: Protocol) -> list[dict[str, str]]:
         (
             "PPO",
             "own implementation, 1024 samples a step, target KL 3, 6, 9, 12",
-            f"own PPOTrainer, {ppo.rollouts} samples a step, fixed coefficients",
+            f"own PPOTrainer, {ppo.rollouts} samples a step, fixed coefficients; with adaptive "
+            "ones (same targets) as an arm of its own",
+        ),
+        (
+            "PPO-GT",
+            "TRL's defaults, rewards normalised",
+            "the same trainer and settings as PPO, rewards as they are",
+        ),
+        (
+            "Unlikelihood",
+            "alpha 0.05, 0.1, 0.5, 1; the form of the loss is not stated",
+            "token-level unlikelihood (Welleck et al. 2019), summed over the tokens; same alpha",
+        ),
+        (
+            "Preferred-FT",
+            "maximum likelihood on the chosen completions, repeated with several seeds",
+            "the same, from the shared SFT model, which its KL is measured to; seeds by --seeds",
         ),
         (
             "DPO",

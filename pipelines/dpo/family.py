@@ -287,7 +287,7 @@ def train_pairs(
     Raises:
         UserError: the pairs have no margins.
     """
-    spec = settings_of(context)
+    spec: PairSpec = settings_of(context)
     checkpoint = context.inputs["sft"] / "checkpoint"
     tokenizer = load_tokenizer(checkpoint)
     pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")

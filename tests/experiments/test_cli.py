@@ -67,7 +67,7 @@ def test_list_names_experiments_scales_arms_and_settings():
 def test_plan_shows_every_step_and_what_it_cannot_know(tmp_path):
     done = run("plan", "sentiment", "--scale", "mini", "--results", tmp_path)
     assert done.returncode == 0
-    assert "25 of 25 steps to run" in done.stdout and "time unknown" in done.stdout
+    assert "27 of 27 steps to run" in done.stdout and "time unknown" in done.stdout
 
 
 def test_status_of_an_empty_folder(tmp_path):

@@ -17,7 +17,7 @@ def test_values_take_the_type_of_their_field():
     given = settings.parse(["dpo.beta=0.05,1", "ppo.updates=3", "labels.noise=0"], MINI)
     assert given == {"dpo.beta": (0.05, 1.0), "ppo.updates": (3,), "labels.noise": (0.0,)}
     assert type(given["labels.noise"][0]) is float
-    assert settings.apply(MINI, {"ppo.updates": 3}).ppo.updates == 3
+    assert settings.apply(MINI, {"ppo.updates": 3}).arm("ppo").updates == 3
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_both_methods_stand_on_the_same_sft_and_the_same_pairs():
     study = resolve(SENTIMENT, "mini")
     (sft,), (pairs,) = steps_of(study, "sft"), steps_of(study, "pairs")
     policies = steps_of(study, "dpo") + steps_of(study, "ppo")
-    assert len(policies) == 8
+    assert len(policies) == 4 + 5
     for policy in policies:
         assert policy.upstream["sft"] is sft
         source = policy if policy.stage == "dpo" else policy.upstream["reward_model"]
         assert source.upstream["pairs"].fingerprint == pairs.fingerprint
     assert [run.setting for run in study.runs if run.arm == "ppo"] == [0.05, 0.1, 0.3, 1.0]
-    assert [run.setting for run in study.runs if run.arm == "dpo"] == [0.05, 0.1, 0.3, 1.0]
+    assert [run.setting for run in study.runs if run.arm == "dpo"] == [0.05, 0.1, 0.3, 1.0, 5.0]
 
 
 def test_rl_uses_the_prompts_of_the_pairs_and_none_of_the_evaluation():
@@ -83,20 +83,20 @@ def test_seeds_vary_labels_reward_model_and_policy_but_not_the_sft_model():
     study = resolve(SENTIMENT, "mini", seeds=3)
     assert [len(steps_of(study, stage)) for stage in ("sft", "completions", "gold")] == [1, 1, 1]
     assert [len(steps_of(study, stage)) for stage in ("pairs", "reward-model")] == [3, 3]
-    assert len(steps_of(study, "ppo")) == len(steps_of(study, "dpo")) == 12
-    assert len(study.runs) == 3 * 9
+    assert len(steps_of(study, "ppo")) == 3 * 4 and len(steps_of(study, "dpo")) == 3 * 5
+    assert len(study.runs) == 3 * 10
 
 
 def test_one_more_beta_adds_its_own_training_and_evaluation_and_nothing_else():
     before = {s.fingerprint for s in resolve(SENTIMENT, "mini").steps()}
-    wider = resolve(SENTIMENT, "mini", assignments=["dpo.beta=0.05,0.1,0.3,1,3"])
+    wider = resolve(SENTIMENT, "mini", assignments=["dpo.beta=0.05,0.1,0.3,1,3,5"])
     added = [step.stage for step in wider.steps() if step.fingerprint not in before]
     assert sorted(added) == ["dpo", "evaluation"]
 
 
 def test_an_ablation_axis_reaches_only_the_arms_that_read_it():
     study = resolve(SENTIMENT, "mini", assignments=["dpo.learning_rate=1e-4,1e-3"])
-    assert len(steps_of(study, "ppo")) == 4 and len(steps_of(study, "dpo")) == 8
+    assert len(steps_of(study, "ppo")) == 4 and len(steps_of(study, "dpo")) == 10
     assert {run.variant for run in study.runs if run.arm == "ppo"} == {""}
     assert {run.variant for run in study.runs if run.arm == "dpo"} == {
         "dpo.learning_rate=0.0001",

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dpo.specs import DPOSpec
+import pipelines.baselines.specs
+import pipelines.exact.specs  # noqa: F401
+from pipelines.dpo.specs import DPOSpec, PairSpec
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.ppo_stage import RENAMED, ppo_arguments
-from pipelines.rlhf.specs import PPOSpec
+from pipelines.rlhf.specs import GroupSpec, PPOSpec
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.specs import Runtime, SFTSpec, Spec
 from pipelines.shared.steps import (
@@ -203,23 +205,36 @@ def test_a_bad_value_is_one_line_that_names_the_field(make_spec, message):
         make_spec()
 
 
+def kinds(base: type[Spec] = Spec) -> list[type[Spec]]:
+    """Every recipe that has a section, of all packages."""
+    below = [kind for child in base.__subclasses__() for kind in (child, *kinds(child))]
+    return [kind for kind in below if kind.section and kind.__module__.startswith("pipelines")]
+
+
 def test_every_field_of_every_spec_is_read_by_a_stage():
     """A setting that nothing reads would be hashed, shown and swept, and mean nothing.
 
     Counts attributes of the variables that hold each spec in the stages' code: `spec` in the module
-    that asks for the section, or `protocol.<section>`.
+    that asks for the section or is given its kind, or `protocol.<section>`, and the losses of DPO's
+    family, by section.
     """
-    modules = [
-        ast.parse(path.read_text())
-        for path in (Path(__file__).parents[2] / "pipelines").rglob("*.py")
-        if path.name != "specs.py"
-    ]
-    read: dict[str, set[str]] = {kind.section: set() for kind in Spec.__subclasses__()}
-    for tree in modules:
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef):
-                for section, names in _attributes_read(function).items():
-                    read[section] |= names
+    assert {kind.section for kind in kinds()} >= {"ppo", "rloo", "kto", "preferred_ft", "task"}
+    read: dict[str, set[str]] = {kind.section: set() for kind in kinds()}
+    for path in (Path(__file__).parents[2] / "pipelines").rglob("*.py"):
+        if path.name == "specs.py":
+            continue
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            found = {}
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self.spec":
+                held = {kind.section for kind in kinds() if f"spec: {kind.__name__}" in text}
+                found = {section: {node.attr} for section in held}
+            elif isinstance(node, ast.FunctionDef):
+                found = _attributes_read(node)
+            elif isinstance(node, ast.Dict):
+                found = _attributes_of_losses(node)
+            for section, names in found.items():
+                read.setdefault(section, set()).update(names)
     # PPO's go to the trainer by name: PPOConfig refuses one that it does not know.
     passed = ppo_arguments(PPOSpec())
     assert passed.keys() <= {field.name for field in dataclasses.fields(PPOConfig)}
@@ -230,7 +245,7 @@ def test_every_field_of_every_spec_is_read_by_a_stage():
     }
     unread = {
         f"{kind.section}.{field.name}"
-        for kind in Spec.__subclasses__()
+        for kind in kinds()
         for field in dataclasses.fields(kind)
         if field.name not in read[kind.section]
     }
@@ -238,23 +253,40 @@ def test_every_field_of_every_spec_is_read_by_a_stage():
 
 
 def _attributes_read(function: ast.FunctionDef) -> dict[str, set[str]]:
-    """Attributes of specs that a function reads, by section."""
-    kinds = {kind.__name__: kind.section for kind in Spec.__subclasses__()}
-    holders: dict[str, str] = {}
+    """Attributes of specs that a function reads, by section; a base stands for all below it."""
+    named = {kind.__name__: kind for kind in [*kinds(), PairSpec, GroupSpec]}
+    sections = {
+        name: {below.section for below in (kind, *kinds(kind))} for name, kind in named.items()
+    }
+    holders: dict[str, set[str]] = {}
     for node in ast.walk(function):
-        if isinstance(node, ast.AnnAssign) and getattr(node.annotation, "id", "") in kinds:
-            holders[node.target.id] = kinds[node.annotation.id]
-    for argument in function.args.args:
-        if getattr(argument.annotation, "id", "") in kinds:
-            holders[argument.arg] = kinds[argument.annotation.id]
-    found: dict[str, set[str]] = {section: set() for section in kinds.values()}
+        if isinstance(node, ast.AnnAssign) and getattr(node.annotation, "id", "") in named:
+            holders[getattr(node.target, "id", "")] = sections[node.annotation.id]
+    for argument in [*function.args.args, *function.args.kwonlyargs]:
+        if getattr(argument.annotation, "id", "") in named:
+            holders[argument.arg] = sections[argument.annotation.id]
+    found: dict[str, set[str]] = {kind.section: set() for kind in kinds()}
     for node in ast.walk(function):
         if isinstance(node, ast.Attribute):
             owner = node.value
             if isinstance(owner, ast.Name) and owner.id in holders:
-                found[holders[owner.id]].add(node.attr)
+                for section in holders[owner.id]:
+                    found.setdefault(section, set()).add(node.attr)
             elif isinstance(owner, ast.Attribute) and owner.attr in found:
-                found[owner.attr].add(node.attr)  # protocol.ppo.kl_coef
+                found[owner.attr].add(node.attr)  # protocol.labels.margins
             elif isinstance(owner, ast.Call) and getattr(owner.func, "attr", "") == "spec":
                 found[owner.args[0].value].add(node.attr)  # context.spec("ppo").kl_coef
     return found
+
+
+def _attributes_of_losses(table: ast.Dict) -> dict[str, set[str]]:
+    """What the losses of DPO's family read of their settings, by section."""
+    return {
+        key.value: {
+            node.attr
+            for node in ast.walk(value.body)
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "spec"
+        }
+        for key, value in zip(table.keys, table.values, strict=True)
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Lambda)
+    }
