@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _study(options: argparse.Namespace) -> Study:
-    arms = [arm.strip() for arm in options.arms.split(",")] if options.arms else None
+    arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
     experiment = registry.find(options.experiment)
     return experiment.resolve(options.scale, arms, options.seeds, options.assignments)
 

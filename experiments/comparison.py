@@ -145,7 +145,7 @@ class ComparisonStudy(Study):
         table.to_parquet(folder / "tables" / "samples.parquet")
 
     def manifest(self) -> dict[str, Any]:
-        assets = {name for step in self.steps() for name in step.assets}
+        assets = {name for step in self.steps() for name in step.assets if name in ASSETS}
         return {
             **super().manifest(),
             "reward_label": self.experiment.reward_label,
@@ -226,26 +226,27 @@ def resolve(
     chosen = [ARMS[name] for name in names]
     declared = complete(experiment.scales[scale])
     given = settings.parse(assignments, declared)
-    _check_read(given, chosen)
+    read = {arm.settings.section for arm in chosen if arm.settings}
+    settings.check_read(given, read, _owners())
+    _check_fixed(given, chosen)
     swept = {sweep[0] for arm in chosen if (sweep := experiment.sweep(arm))}
-    fixed = {
-        name: values[0] for name, values in given.items() if len(values) == 1 and name not in swept
-    }
-    protocol = settings.apply(declared, fixed)
-    read = {"labels", "reward_model", *_own_sections(chosen)}
+    single = {name: values[0] for name, values in given.items() if len(values) == 1}
     axes = {
         name: values
         for name, values in experiment.axes.items()
-        if name not in given and name.partition(".")[0] in read
+        if name not in given and name.partition(".")[0] in {"labels", "reward_model", *read}
     }
     axes |= {
         name: values for name, values in given.items() if len(values) > 1 and name not in swept
     }
+    combinations = [({**single, **values}, values) for values in settings.combinations(axes)]
+    unswept = {name: value for name, value in single.items() if name not in swept}
+    protocol = settings.apply(declared, {**unswept, **settings.combinations(axes)[0]})
     start = Start.of(protocol)
     runs: dict[str, Run] = {}
     estimates: dict[str, Estimate] = {}
-    for values in settings.combinations(axes):
-        at = settings.apply(protocol, values)
+    for everything, values in combinations:
+        at = settings.apply(declared, everything)
         for seed in range(seeds):
             for arm in chosen:
                 sweep = experiment.sweep(arm)
@@ -254,7 +255,12 @@ def resolve(
                 for run in _runs(arm, sweep, at, seed, values, start):
                     # The SFT model is judged by every reward model; other policies by one.
                     judged = run.evaluation if arm.name == "sft" else run.policy
-                    runs.setdefault(f"{judged.fingerprint}-{arm.name}-{seed}", run)
+                    known = runs.setdefault(f"{judged.fingerprint}-{seed}", run)
+                    if known.arm != run.arm:
+                        raise UserError(
+                            f"arm {run.arm} makes the very policy of arm {known.arm}: name its "
+                            "step after itself, or drop one of them"
+                        )
                 for estimate in _estimates(arm, at, seed, values, start):
                     estimates.setdefault(f"{estimate.step.fingerprint}-{arm.name}", estimate)
     return ComparisonStudy(
@@ -270,20 +276,24 @@ def resolve(
     )
 
 
-def _own_sections(arms: Sequence[Arm]) -> set[str]:
-    return {arm.settings.section for arm in arms if arm.settings}
+def _owners() -> dict[str, list[str]]:
+    """The arms that read each section."""
+    owners: dict[str, list[str]] = {}
+    for arm in ARMS.values():
+        if arm.settings:
+            owners.setdefault(arm.settings.section, []).append(arm.name)
+    return owners
 
 
-def _check_read(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:
-    """Raise `UserError` for a setting of an arm that is not run: it would change nothing."""
-    read = _own_sections(chosen)
+def _check_fixed(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:
+    """Raise `UserError` for a setting that every arm that reads it has fixed."""
     for name in given:
         section = name.partition(".")[0]
-        owners = [a.name for a in ARMS.values() if a.settings and a.settings.section == section]
-        if owners and section not in read:
+        readers = [arm for arm in chosen if arm.settings and arm.settings.section == section]
+        if readers and all(name in arm.fixed for arm in readers):
             raise UserError(
-                f"--set {name}: none of the arms that are run reads it; "
-                f"add --arms {' or '.join(owners)}"
+                f"--set {name}: arm {readers[0].name} is what it is by {name} = "
+                f"{readers[0].fixed[name]}; choose another arm"
             )
 
 
@@ -343,7 +353,8 @@ def _runs(
         judged = evaluation(
             protocol, start.corpus, start.gold, start.sft, given.reward_model, step, seed
         )
-        variant = _variant(values, judged if arm.name == "sft" else step)
+        free = {key: value for key, value in values.items() if key not in own}
+        variant = _variant(free, judged if arm.name == "sft" else step)
         runs.append(Run(arm.name, coefficient, seed, variant, step, judged))
     return runs
 

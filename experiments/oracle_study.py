@@ -132,7 +132,10 @@ class OracleExperiment(Experiment):
                     at = settings.apply(protocol, {swept: beta})
                     runs += self._runs(arm, beta, at, start, seed)
         name = folder_name(self, scale, arms, seeds, given)
-        declared = scale == "mini" and protocol == self.scales[scale]
+        read = {*ALL_READ, *(self.sweeps[arm][0].partition(".")[0] for arm in chosen)}
+        declared = scale == "mini" and not any(
+            name.partition(".")[0] in read and name not in swept_names(self) for name in given
+        )
         return OracleStudy(self, scale, name, protocol, runs, self.bars if declared else {})
 
     def _runs(self, arm: str, beta: float, at: Any, start: Step, seed: int) -> list[OracleRun]:
@@ -157,6 +160,7 @@ ON_TRUE_REWARD: Mapping[str, Callable[[Any, Step, int], Step]] = {
     "grpo": grpo,
     "online-dpo": online_dpo,
 }
+ALL_READ = ("task", "labels", "reward_model")  # sections that every arm's figure depends on
 UNUSED = {
     "labels.kind": "runs every kind of labels",
     "labels.temperature": "states its bars for labels of temperature 1",
@@ -188,13 +192,24 @@ def checked(
                 raise UserError(f"--set {name}: {experiment.name} {unused[key]}")
         if name.partition(".")[2] in ("kl_coef", "beta") and min(values) <= 0:
             raise UserError(f"--set {name}: must be above 0, without a KL there is no optimum")
-    swept = {choice.sweep[0] for choice in experiment.choices().values() if choice.sweep}
+    swept = swept_names(experiment)
+    owners: dict[str, list[str]] = {}
+    for arm, choice in experiment.choices().items():
+        if choice.sweep:
+            owners.setdefault(choice.sweep[0].partition(".")[0], []).append(arm)
+    chosen = experiment.chosen(arms)[0]
+    settings.check_read(given, [k for k, by in owners.items() if {*by} & {*chosen}], owners)
     for name, values in given.items():
         if len(values) > 1 and name not in swept:
             raise UserError(f"--set {name}: this experiment takes one value of it")
     fixed = {name: values[0] for name, values in given.items() if name not in swept}
     protocol = settings.apply(experiment.scales[scale], fixed)
     return protocol, experiment.chosen(arms)[0], given
+
+
+def swept_names(experiment: Experiment) -> set[str]:
+    """The coefficients, as `--set` names them."""
+    return {choice.sweep[0] for choice in experiment.choices().values() if choice.sweep}
 
 
 def folder_name(

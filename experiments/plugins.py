@@ -28,7 +28,8 @@ def load(file: Path) -> None:
         module = importlib.import_module(name)
     except UserError as error:
         raise UserError(f"--load {file}: {error}") from error
-    except Exception as error:
-        raise UserError(f"--load {file}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"--load {file}: {type(error).__name__}: {reason}") from error
     if Path(module.__file__ or "").resolve() != file.resolve():
         raise UserError(f"--load {file}: there is another module {name}: rename the file")

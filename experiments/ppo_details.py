@@ -120,7 +120,7 @@ SMOKE = OracleProtocol(
 
 
 UNUSED = {
-    "dpo": "trains no DPO",
+    **dict.fromkeys(("dpo", "online_dpo", "rloo", "grpo"), "trains PPO only"),
     "ablation": "changes it itself, row by row",
     "labels.temperature": "judges by the true reward, which only temperature 1 teaches",
 }

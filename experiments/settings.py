@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.shared.errors import UserError, unknown
-from pipelines.shared.specs import sections
+from pipelines.shared.specs import kinds_of, sections
 
 # Shared by all arms of one comparison: swept, they would be several comparisons. The rest changes
 # an arm.
@@ -44,7 +44,7 @@ def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]
 def field_type(name: str, protocol: Any) -> type:
     """The type of a setting. Raises `UserError` where there is none of that name."""
     known = {
-        f"{name}.{field.name}": field.type
+        f"{name}.{field.name}": kinds_of(type(spec))[field.name]
         for name, spec in sections(protocol).items()
         for field in dataclasses.fields(spec)
     }
@@ -78,10 +78,29 @@ def apply(protocol: Any, values: Mapping[str, Any]) -> Any:
     changed: dict[str, Any] = {
         section: dataclasses.replace(now[section], **fields) for section, fields in given.items()
     }
-    arms = {name: changed.pop(name) for name in list(changed) if not hasattr(protocol, name)}
+    own = {field.name for field in dataclasses.fields(protocol)}
+    arms = {name: changed.pop(name) for name in list(changed) if name not in own}
     if arms:
         changed["arms"] = {**protocol.arms, **arms}
     return dataclasses.replace(protocol, **changed)
+
+
+def check_read(
+    given: Iterable[str], read: Iterable[str], owners: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise `UserError` for a setting of arms that are not run: it would change nothing.
+
+    Args:
+        read: the sections of the arms that are run.
+        owners: for each section of an arm, the arms that read it.
+    """
+    for name in given:
+        section = name.partition(".")[0]
+        if section in owners and section not in read:
+            raise UserError(
+                f"--set {name}: none of the arms that are run reads it; "
+                f"add --arms {' or '.join(owners[section])}"
+            )
 
 
 def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

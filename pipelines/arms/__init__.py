@@ -10,7 +10,7 @@ from pipelines.arms.grpo import GRPO
 from pipelines.arms.ipo import IPO
 from pipelines.arms.ipo_mean import IPO_MEAN
 from pipelines.arms.kto import KTO
-from pipelines.arms.online_dpo import ONLINE_DPO
+from pipelines.arms.online_dpo import ONLINE_DPO, ONLINE_DPO_GT
 from pipelines.arms.optimum import OPTIMUM
 from pipelines.arms.orpo import ORPO
 from pipelines.arms.ppo import PPO
@@ -33,8 +33,8 @@ def register(arm: Arm) -> Arm:
     """Make an arm known by its name, and return it.
 
     Raises:
-        UserError: there is one of that name, or another arm's settings have its section; or the arm
-            cannot be part of a comparison.
+        UserError: there is one of that name, or another arm has other settings in its section; or
+            the arm cannot be part of a comparison.
     """
     check(arm)
     if arm.name in ARMS:
@@ -43,10 +43,10 @@ def register(arm: Arm) -> Arm:
         )
     for other in ARMS.values():
         ours, theirs = arm.settings, other.settings
-        if ours and theirs and ours.section == theirs.section and type(ours) is not type(theirs):
+        if ours and theirs and ours.section == theirs.section and ours != theirs:
             raise UserError(
-                f"arm {arm.name}: the section {ours.section} is that of arm {other.name}: "
-                "choose another"
+                f"arm {arm.name}: the section {ours.section} is that of arm {other.name}, whose "
+                "settings are others: choose another section, or `fixed` values"
             )
     ARMS[arm.name] = arm
     return arm
@@ -79,6 +79,7 @@ register(KTO)
 register(SIMPO)
 register(ORPO)
 register(ONLINE_DPO)
+register(ONLINE_DPO_GT)
 register(BEST_OF_N)
 register(BEST_OF_N_PROXY)
 register(OPTIMUM)

@@ -3,8 +3,11 @@ arms share.
 """
 
 import dataclasses
+import hashlib
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipelines.shared.errors import UserError
@@ -14,6 +17,20 @@ from pipelines.shared.steps import Step, closure
 FAMILIES = ("start", "supervised", "rl", "dpo", "sampling", "own")
 TRAINS_ON = ("loss", "proxy", "scaled-proxy", "gold", "")
 MARGINS = "margins"
+TAKEN = frozenset(
+    {
+        "corpus",
+        "gold",
+        "sft",
+        "completions",
+        "pairs",
+        "reward-model",
+        "reference-logprobs",
+        "reference-samples",
+        "proxy-scores",
+        "evaluation",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -50,13 +67,21 @@ class Ingredients:
     def step(self, name: str, spec: Spec, function: str, *reads: str, version: int = 1) -> Step:
         """A training step that reads the SFT model and the named ingredients.
 
+        The code of a module outside this project is a part of the step's identity: edited, it is
+        another step, and no stale result is reused.
+
         Args:
             name: of the arm: the step's stage.
             spec: its settings, the step's recipe.
             function: "package.module:function", called with a `Context`.
             reads: names of ingredients, besides sft.
-            version: to be raised when the function's meaning changes.
+            version: to be raised when the meaning of a function of this project changes.
+
+        Raises:
+            UserError: the name is another stage's.
         """
+        if name in TAKEN:
+            raise UserError(f"the step of an arm cannot be called {name}: a shared stage is")
         return Step(
             stage=name,
             label=self.label,
@@ -66,6 +91,7 @@ class Ingredients:
             seed=self.seed,
             threads=self.protocol.compute.arm_threads,
             upstream={"sft": self.sft, **{name: getattr(self, name) for name in reads}},
+            assets=code_of(function),
         )
 
     def sampled_step(self, name: str, spec: Spec, function: str, judge: str) -> Step:
@@ -77,6 +103,17 @@ class Ingredients:
         """
         step = self.step(name, spec, function, "corpus", judge)
         return dataclasses.replace(step, recipe={**step.recipe, "sampling": self.protocol.sampling})
+
+
+def code_of(function: str) -> dict[str, str]:
+    """What identifies a function of a user's own module: its name and its file's sha256."""
+    module = function.partition(":")[0]
+    if module.startswith("pipelines."):
+        return {}
+    file = getattr(importlib.import_module(module), "__file__", None)
+    if file is None:
+        raise UserError(f"{function}: its module has no file")
+    return {f"code of {function}": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -117,8 +154,8 @@ class Arm:
         """The step of its policy.
 
         Raises:
-            UserError: the arm does not start from the shared SFT model, or needs pairs with margins
-                and there are none.
+            UserError: the arm does not start from the shared SFT model, needs pairs with margins
+                and there are none, or its own function fails.
         """
         assert self.policy is not None
         if MARGINS in self.needs and not ingredients.protocol.labels.margins:
@@ -126,7 +163,13 @@ class Arm:
                 f"arm {self.name} needs pairs with margins, but labels.margins = false leaves only "
                 "the labels: drop that setting or the arm"
             )
-        step = self.policy(ingredients)
+        try:
+            step = self.policy(ingredients)
+        except UserError:
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"arm {self.name}: {type(error).__name__}: {reason}") from error
         if ingredients.sft.fingerprint not in {s.fingerprint for s in closure([step])}:
             raise UserError(
                 f"arm {self.name} does not start from the shared SFT model: "
@@ -147,21 +190,39 @@ def check(arm: Arm) -> None:
             raise UserError(f"arm {arm.name}: {name} = {value!r} is not one of {choices}")
     if (arm.policy is None) == (arm.estimate is None):
         raise UserError(f"arm {arm.name}: give either policy or estimate")
+    if arm.estimate is not None and arm.family != "sampling":
+        raise UserError(f"arm {arm.name}: estimate is for curves from the SFT model's samples")
     if set(arm.needs) - {MARGINS}:
         raise UserError(f"arm {arm.name}: needs = {arm.needs!r} is not (), ('{MARGINS}',)")
+    if arm.settings is not None:
+        _check_section(arm)
+    for name, value in arm.fixed.items():
+        _check_own(arm, "fixes", name, value)
     if arm.sweep is not None:
-        _check_sweep(arm)
+        swept, values = arm.sweep
+        if not values:
+            raise UserError(f"arm {arm.name}: sweeps {swept} over no values")
+        for number in values:
+            _check_own(arm, "sweeps", swept, number)
+            if isinstance(number, bool | str):
+                raise UserError(f"arm {arm.name}: sweeps {swept}, which is not a number")
 
 
-def _check_sweep(arm: Arm) -> None:
-    """The swept setting must be one of the arm's own, with values that its spec takes."""
-    assert arm.sweep is not None
-    name, values = arm.sweep
+def _check_section(arm: Arm) -> None:
+    """The section must be a name, and not one that the protocol itself has."""
+    assert arm.settings is not None
+    section = arm.settings.section
+    if not section.isidentifier() or section in dir(Protocol()):
+        raise UserError(
+            f"arm {arm.name}: its settings' section {section!r} must be a Python name that the "
+            "protocol does not use itself"
+        )
+
+
+def _check_own(arm: Arm, does: str, name: str, value: Any) -> None:
+    """A setting that an arm sweeps or fixes must be one of its own, with a value that it takes."""
     section, _, field_name = name.partition(".")
     spec = arm.settings
     if spec is None or section != spec.section or field_name not in vars(spec):
-        raise UserError(f"arm {arm.name}: sweeps {name}, which is not one of its settings")
-    if not values:
-        raise UserError(f"arm {arm.name}: sweeps {name} over no values")
-    for value in values:
-        dataclasses.replace(spec, **{field_name: value})  # checks its type and range
+        raise UserError(f"arm {arm.name}: {does} {name}, which is not one of its settings")
+    dataclasses.replace(spec, **{field_name: value})  # checks its type and range

@@ -2,7 +2,7 @@
 
 Objective: with h = beta [log pi(y_w)/ref(y_w) - log pi(y_l)/ref(y_l)] and eps = label_smoothing,
 min -(1 - eps) log sigmoid(h) - eps log sigmoid(-h): its margin has a finite optimum.
-Swept: beta, as DPO's.
+Swept: beta, as DPO's. It asks for smaller margins than DPO, so that beta is not J's coefficient.
 Cost: DPO's.
 """
 
@@ -17,5 +17,4 @@ DPO_CONSERVATIVE = Arm(
     policy=from_pairs("dpo-conservative", "dpo_conservative"),
     settings=ConservativeDPOSpec(),
     sweep=("dpo_conservative.beta", (0.05, 0.1, 0.3, 1.0)),
-    coefficient=True,
 )

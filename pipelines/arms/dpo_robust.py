@@ -3,7 +3,8 @@ Feedback").
 
 Objective: min [(1 - eps) L(y_w, y_l) - eps L(y_l, y_w)] / (1 - 2 eps) with DPO's L: unbiased where
 a share eps = label_smoothing of the labels is flipped.
-Swept: beta, as DPO's.
+Swept: beta, as DPO's. The optimum is J's only where labels.noise = label_smoothing; without flipped
+labels it asks for too much, without bound for sure pairs. So beta is not J's coefficient here.
 Cost: DPO's.
 """
 
@@ -18,5 +19,4 @@ DPO_ROBUST = Arm(
     policy=from_pairs("dpo-robust", "dpo_robust"),
     settings=RobustDPOSpec(),
     sweep=("dpo_robust.beta", (0.05, 0.1, 0.3, 1.0)),
-    coefficient=True,
 )

@@ -66,7 +66,7 @@ def preferred_ft_arguments(spec: PreferredFTSpec) -> dict[str, Any]:
     return {
         "num_train_epochs": spec.epochs,
         "per_device_train_batch_size": spec.batch_size,
-        "per_device_eval_batch_size": 256,
+        "per_device_eval_batch_size": spec.batch_size,  # the look must not raise the peak memory
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": spec.warmup,

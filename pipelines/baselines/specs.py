@@ -1,4 +1,4 @@
-"""The settings of the arms that neither RL nor DPO is part of."""
+"""The settings of Preferred-FT, which learns from one side of the pairs only."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -128,7 +128,9 @@ def pair_arguments(spec: PairSpec) -> dict[str, Any]:
         "precompute_ref_log_probs": True,
         "num_train_epochs": spec.epochs,
         "per_device_train_batch_size": spec.batch_size,
-        "per_device_eval_batch_size": 256,
+        # Not more than in training: looking at the loss must not raise the peak memory, and KTO's
+        # loss depends on the batch.
+        "per_device_eval_batch_size": spec.batch_size,
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": spec.warmup,

@@ -309,7 +309,7 @@ def train_pairs(
         ref_model=load_policy(checkpoint) if spec.section == "kto" else None,
         args=DPOConfig(
             **trainer_arguments(context),
-            **family_arguments(spec),
+            **pair_arguments(spec),
             remove_unused_columns=not margins,
             logging_steps=10,
         ),
@@ -335,11 +335,3 @@ def margins_of(pairs: pd.DataFrame, arm: str) -> pd.Series:
         )
     chosen, rejected = MARGIN_COLUMNS
     return pairs[chosen] - pairs[rejected]
-
-
-def family_arguments(spec: PairSpec) -> dict[str, Any]:
-    """`spec` as arguments of DPOConfig; the loss takes its own from `spec`."""
-    arguments = pair_arguments(spec)
-    if spec.section == "kto":  # its loss depends on the batch
-        arguments["per_device_eval_batch_size"] = spec.batch_size
-    return arguments

@@ -35,10 +35,10 @@ from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.specs import OnlineDPOSpec
 from pipelines.shared.corpus import prompts_of
 from pipelines.shared.generation import check_sampler
-from pipelines.shared.judges import Judge, gold_judge, learnt_judge
+from pipelines.shared.judges import Judge, judge_of
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import Sequences, completion_logprobs
-from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
+from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.sampling import Samples, keyed_uniforms, sample
 from pipelines.shared.specs import SamplingSpec
 from pipelines.shared.steps import Context
@@ -299,20 +299,13 @@ def online_arguments(spec: OnlineDPOSpec) -> dict[str, Any]:
 def train(context: Context) -> None:
     """Step: one online-DPO run on the pairs' prompts. Writes checkpoint/, snapshots/,
     policies.json."""
-    spec: OnlineDPOSpec = context.spec("online_dpo")
     sampling: SamplingSpec = context.spec("sampling")
-    sft, device = context.inputs["sft"] / "checkpoint", context.runtime.device
     reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
     prompts = prompts_of(reviews, "preference", sampling.prompts)
-    if spec.judge == "gold":
-        judge = gold_judge(context.inputs["gold"], load_tokenizer(sft))
-    else:
-        model = load_reward_model(context.inputs["reward_model"] / "checkpoint", device)
-        judge = learnt_judge(model, context.ledger)
     train_from(
         context,
-        sft,
-        judge,
+        context.inputs["sft"] / "checkpoint",
+        judge_of(context),
         prompts["prompt_ids"].map(list).tolist(),
         max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,

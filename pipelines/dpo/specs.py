@@ -70,7 +70,7 @@ class MeanIPOSpec(PairSpec):
     """IPO on log-probabilities per token, as TRL has it."""
 
     section: ClassVar[str] = "ipo_mean"
-    beta: float = setting(0.1, "the target margin per token is 1 / (2 beta)", above=0)
+    beta: float = setting(1.0, "the target margin per token is 1 / (2 beta)", above=0)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,6 @@ class OnlineDPOSpec(Spec):
     pairs: int = setting(64, "per round, two completions each", at_least=1)
     epochs: int = setting(4, "passes over a round's pairs", at_least=1)
     batch_size: int = setting(16, "pairs per optimiser step", at_least=1)
-    judge: str = setting("reward-model", "who compares them", choices=("reward-model", "gold"))
     labels: str = setting(
         "probability",
         "soft, the judge's Bradley-Terry probability; or drawn from it",

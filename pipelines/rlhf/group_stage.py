@@ -10,8 +10,8 @@ from trl import GRPOConfig, RLOOConfig
 from pipelines.rlhf.group import ExactIdsGRPOTrainer, ExactIdsRLOOTrainer
 from pipelines.rlhf.specs import GroupSpec, GRPOSpec, RLOOSpec
 from pipelines.shared.corpus import prompts_of
-from pipelines.shared.judges import Judge, learnt_judge
-from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
+from pipelines.shared.judges import Judge, judge_of
+from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.specs import SamplingSpec
 from pipelines.shared.steps import Context
 from pipelines.shared.training import PolicyWriter, StepCallback, trainer_arguments
@@ -33,17 +33,16 @@ def train_grpo(context: Context) -> None:
 
 
 def train(context: Context, method: str) -> None:
-    """One run against the learnt reward model."""
+    """One run against the judge that is upstream."""
     sampling: SamplingSpec = context.spec("sampling")
     reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
     prompts = prompts_of(reviews, "preference", sampling.prompts)
-    folder = context.inputs["reward_model"] / "checkpoint"
     fit(
         context,
         method,
         context.inputs["sft"] / "checkpoint",
         prompts["prompt_ids"].map(list).tolist(),
-        learnt_judge(load_reward_model(folder, context.runtime.device), context.ledger),
+        judge_of(context),
         max_completion_length=sampling.max_new_tokens,
         temperature=sampling.temperature,
     )

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipelines.shared.gold import GoldReward
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import Sequences
-from pipelines.shared.models import rewards
+from pipelines.shared.models import load_reward_model, load_tokenizer, rewards
+from pipelines.shared.steps import Context
 
 Judge = Callable[[Sequences], torch.Tensor]
 
@@ -41,3 +42,12 @@ def gold_judge(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Judge:
         return torch.from_numpy(gold(texts)).to(sequences.input_ids.device, torch.float32)
 
     return judge
+
+
+def judge_of(context: Context) -> Judge:
+    """The judge that a step has upstream: its reward model, or else the gold reward."""
+    if "reward_model" in context.inputs:
+        folder = context.inputs["reward_model"] / "checkpoint"
+        return learnt_judge(load_reward_model(folder, context.runtime.device), context.ledger)
+    tokenizer = load_tokenizer(context.inputs["sft"] / "checkpoint")
+    return gold_judge(context.inputs["gold"], tokenizer)

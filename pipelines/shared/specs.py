@@ -7,7 +7,9 @@ hashed. Every field checks its own type and range when the spec is made: a bad v
 """
 
 import dataclasses
+import functools
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,12 @@ def _check_range(name: str, value: Any, meta: Any) -> None:
         raise unknown(name, str(value), meta["choices"])
 
 
+@functools.cache
+def kinds_of(spec: Any) -> dict[str, Any]:
+    """The type of each field, also where its module postpones annotations."""
+    return typing.get_type_hints(spec)
+
+
 @dataclass(frozen=True)
 class Spec:
     """Base of all recipes: checks every field against its annotation and its stated range.
@@ -70,11 +78,12 @@ class Spec:
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        kinds = kinds_of(type(self))
         for field in dataclasses.fields(self):
             name = f"{self.section}.{field.name}"
             value = getattr(self, field.name)
-            if isinstance(field.type, type) and field.type in (int, float, str, bool):
-                value = _coerce(name, field.type, value)
+            if kinds[field.name] in (int, float, str, bool):
+                value = _coerce(name, kinds[field.name], value)
                 object.__setattr__(self, field.name, value)
             _check_range(name, value, field.metadata)
 

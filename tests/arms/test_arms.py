@@ -10,22 +10,27 @@ from experiments.comparison import complete, resolve
 from experiments.sentiment import SENTIMENT
 from pipelines import arms
 from pipelines.arms import ARMS, Arm
+from pipelines.arms.arm import code_of
+from pipelines.dpo.specs import KTOSpec
 from pipelines.shared.errors import UserError
 from pipelines.shared.specs import Spec, sections, setting
 from pipelines.shared.steps import closure
+
+HERE = "experiments.sentiment"  # any module outside pipelines
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnSpec(Spec):
     section: ClassVar[str] = "own"
     strength: float = setting(0.5, "how much", above=0)
+    kind: str = setting("soft", "which")
 
 
 OWN = Arm(
     name="own-arm",
     family="own",
     summary="an arm of a test",
-    policy=lambda given: given.step("own-arm", given.protocol.arm("own"), "nowhere:train", "pairs"),
+    policy=lambda given: given.step("own-arm", given.protocol.arm("own"), f"{HERE}:train", "pairs"),
     settings=OwnSpec(),
     sweep=("own.strength", (0.5, 2.0)),
 )
@@ -61,6 +66,7 @@ def test_all_arms_of_the_literature_are_there_by_their_names():
         "simpo",
         "orpo",
         "online-dpo",
+        "online-dpo-gt",
         "best-of-n",
         "best-of-n-proxy",
         "optimum",
@@ -76,7 +82,7 @@ def test_every_module_says_its_objective_its_sweep_and_its_cost():
         for found in pkgutil.iter_modules(arms.__path__)
         if found.name not in ("arm", "pairs")
     ]
-    assert len(modules) == len(ARMS) - 1  # best of n is two arms
+    assert len(modules) == len(ARMS) - 2  # best of n and online DPO are two arms each
     for module in modules:
         for word in ("\nObjective", "\nSwept:", "\nCost:"):
             assert word in module.__doc__, (module.__name__, word)
@@ -100,7 +106,7 @@ def test_all_arms_start_from_one_sft_model_and_the_same_pairs(scale):
         below = {step.stage for step in closure([run.policy])}
         assert "sft" in below
         if run.arm != "sft":
-            assert below & {"pairs", "gold"}
+            assert ("pairs" in below) != run.arm.endswith("-gt")
     assert len({run.policy.fingerprint for run in study.runs}) == len(study.runs)
 
 
@@ -160,6 +166,11 @@ def test_an_own_arm_is_swept_set_and_listed_like_any_other():
         ({"sweep": ("own.strength", ())}, "over no values"),
         ({"sweep": ("own.strength", (-1.0,))}, r"own\.strength = -1\.0: must be above 0"),
         ({"sweep": ("own.strength", ("much",))}, r"own\.strength = 'much': expected float"),
+        ({"sweep": ("own.kind", ("soft",))}, "which is not a number"),
+        ({"fixed": {"own.typo": 1}}, r"fixes own\.typo, which is not one of its settings"),
+        ({"fixed": {"dqo.beta": 1.0}}, r"fixes dqo\.beta, which is not one of its settings"),
+        ({"fixed": {"own.strength": -1.0}}, r"own\.strength = -1\.0: must be above 0"),
+        ({"policy": None, "estimate": lambda given: given.reference_samples}, "estimate is for"),
     ],
 )
 def test_an_arm_that_cannot_be_is_refused_in_one_line(change, message):
@@ -233,3 +244,97 @@ def test_every_scale_sets_every_trained_arm():
     for scale, protocol in SENTIMENT.scales.items():
         missing = sections(complete(protocol)).keys() - sections(protocol).keys()
         assert not missing, (scale, missing)
+
+
+@pytest.mark.parametrize("name", ["labels", "arm", "arms", "", "two words"])
+def test_a_section_that_the_protocol_has_itself_is_refused(name):
+    @dataclasses.dataclass(frozen=True)
+    class Taken(Spec):
+        section: ClassVar[str] = name
+        strength: float = setting(0.5, "how much", above=0)
+
+    with pytest.raises(UserError, match="must be a Python name that the protocol does not use"):
+        arms.register(dataclasses.replace(OWN, settings=Taken(), sweep=None))
+
+
+def test_the_settings_of_another_arm_are_borrowed_as_they_are_or_not_at_all():
+    with pytest.raises(UserError, match="section kto is that of arm kto, whose settings are other"):
+        arms.register(dataclasses.replace(OWN, settings=KTOSpec(epochs=9), sweep=None))
+    arms.register(dataclasses.replace(OWN, settings=KTOSpec(), sweep=None))
+
+
+def test_an_own_arms_code_is_a_part_of_what_it_is(tmp_path, monkeypatch):
+    """Edited, it is run again."""
+    file = tmp_path / "edited_arm.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    found = set()
+    for text in ("def train(context): ...", "def train(context): pass"):
+        file.write_text(text)
+        assert code_of("edited_arm:train").keys() == {"code of edited_arm:train"}
+        found |= set(code_of("edited_arm:train").values())
+    assert len(found) == 2
+    assert code_of("pipelines.dpo.family:train") == {}
+    arms.register(OWN)
+    [first, _] = [r for r in resolve(SENTIMENT, "smoke", ["own-arm"]).runs if r.arm == "own-arm"]
+    assert f"code of {HERE}:train" in first.policy.identity["assets"]
+    assert resolve(SENTIMENT, "smoke", ["own-arm"]).manifest()["assets"]  # the data file's alone
+
+
+def test_two_arms_that_are_one_are_refused():
+    def kto(given):
+        return given.step(
+            "kto",
+            given.protocol.arm("kto"),
+            "pipelines.dpo.family:train",
+            "pairs",
+            "reference_logprobs",
+        )
+
+    twin = dataclasses.replace(
+        OWN, name="twin", policy=kto, settings=KTOSpec(), sweep=("kto.beta", (0.05, 0.1))
+    )
+    arms.register(twin)
+    with pytest.raises(UserError, match="arm twin makes the very policy of arm kto"):
+        resolve(SENTIMENT, "smoke", ["kto", "twin"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (lambda given: given.step("own-arm", given.protocol.arm("dqo"), HERE), "KeyError: 'dqo'"),
+        (lambda given: given.pears, "AttributeError: .*pears"),
+        (lambda given: given.step("pairs", given.protocol.arm("own"), HERE), "cannot be called"),
+        (lambda given: given.step("a", given.protocol.arm("own"), "nowhere:go"), "ModuleNotFound"),
+    ],
+)
+def test_an_arm_whose_own_function_fails_is_one_line(policy, message):
+    arms.register(dataclasses.replace(OWN, policy=policy))
+    with pytest.raises(UserError, match=message) as error:
+        resolve(SENTIMENT, "smoke", ["own-arm"])
+    assert "\n" not in str(error.value)
+
+
+def test_what_one_value_is_set_to_holds_for_every_arm_that_reads_it():
+    """Whichever arms are beside it: PPO sweeps kl_coef, the adaptive arm starts from it."""
+    for names in (["ppo-adaptive"], ["ppo", "ppo-adaptive"]):
+        runs = resolve(SENTIMENT, "smoke", names, assignments=["ppo.kl_coef=0.02"]).runs
+        adaptive = [run.policy.recipe["ppo"].kl_coef for run in runs if run.arm == "ppo-adaptive"]
+        assert adaptive == [0.02] * 4
+
+
+def test_what_an_arm_has_fixed_cannot_be_set_nor_be_its_variant():
+    with pytest.raises(UserError, match=r"ppo-adaptive is what it is by ppo\.kl_control"):
+        resolve(SENTIMENT, "smoke", ["ppo-adaptive"], assignments=["ppo.kl_control=fixed"])
+    both = ["ppo.kl_control=fixed,adaptive"]
+    with pytest.raises(UserError, match="arm ppo makes the very policy of arm ppo-adaptive"):
+        resolve(SENTIMENT, "smoke", ["ppo", "ppo-adaptive"], assignments=both)
+
+
+def test_values_that_only_fit_together_are_taken_together():
+    study = resolve(
+        SENTIMENT,
+        "smoke",
+        ["ppo"],
+        assignments=["ppo.rollouts=6", "ppo.minibatches=2,3", "ppo.kl_coef=0.1"],
+    )
+    assert len([run for run in study.runs if run.arm == "ppo"]) == 2
