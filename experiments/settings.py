@@ -43,11 +43,11 @@ def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]
 
 def field_type(name: str, protocol: Any) -> type:
     """The type of a setting. Raises `UserError` where there is none of that name."""
-    known = {
-        f"{name}.{field.name}": kinds_of(type(spec))[field.name]
-        for name, spec in sections(protocol).items()
-        for field in dataclasses.fields(spec)
-    }
+    known: dict[str, Any] = {}
+    for section, spec in sections(protocol).items():
+        own: Any = type(spec)
+        known |= {f"{section}.{field}": kind for field, kind in kinds_of(own).items()}
+        known.pop(f"{section}.section", None)  # its name, not a setting
     if name not in known:
         raise unknown("setting", name, known)
     kind = known[name]

@@ -2,8 +2,8 @@
 
 Objective: the clipped surrogate with rewards standardised within each prompt's completions, less
 kl_coef times k3 in the loss. Dividing by the standard deviation and taking k3's gradient both move
-the optimum: it is not J's, though kl_coef is meant as J's coefficient.
-Swept: kl_coef.
+the optimum: it is not J's.
+Swept: kl_coef, which is per standardised reward, not J's coefficient.
 Cost: PPO's without the critic.
 """
 
@@ -22,6 +22,5 @@ GRPO = Arm(
     ),
     settings=GRPOSpec(),
     sweep=("grpo.kl_coef", (0.05, 0.1, 0.3, 1.0)),
-    coefficient=True,
     trains_on="scaled-proxy",
 )

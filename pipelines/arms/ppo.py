@@ -25,6 +25,7 @@ PPO = Arm(
     summary="RLHF: reward model from the pairs, then PPO with a per-token KL penalty",
     policy=on_proxy,
     settings=PPOSpec(),
+    fixed={"ppo.kl_control": "fixed"},
     sweep=("ppo.kl_coef", (0.05, 0.1, 0.3, 1.0)),
     coefficient=True,
     trains_on="proxy",

@@ -24,6 +24,7 @@ PPO_GT = Arm(
     summary="PPO on the gold reward itself",
     policy=on_gold,
     settings=PPOSpec(),
+    fixed={"ppo.kl_control": "fixed"},
     sweep=("ppo.kl_coef", (0.05, 0.1, 0.3, 1.0)),
     coefficient=True,
     trains_on="gold",

@@ -78,7 +78,8 @@ class Spec:
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        kinds = kinds_of(type(self))
+        own: Any = type(self)
+        kinds = kinds_of(own)
         for field in dataclasses.fields(self):
             name = f"{self.section}.{field.name}"
             value = getattr(self, field.name)
