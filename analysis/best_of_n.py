@@ -1,8 +1,9 @@
 """Best of n completions of the SFT model, by the gold reward or by a reward model.
 
 No policy is trained: its price is paid at inference, n completions for one. Everything is estimated
-from one set of N samples a prompt, without bias for every n up to N; up to N/2 there are many
-subsets of n, and the estimate is precise.
+from one set of N samples a prompt, without bias for every n up to N. Its precision follows N/n: the
+weights at n are worth about 2 N/n - 1 samples of equal weight a prompt (`ess`), 3 of them at n =
+N/2.
 """
 
 from collections.abc import Iterable
@@ -13,8 +14,10 @@ from scipy.special import gammaln, rel_entr
 from scipy.stats import rankdata
 
 from analysis.catalogue import GOLD, PROXY
+from analysis.formats import arm_name
 from analysis.reference import reference_matrices, reference_rows
 from analysis.statistics import standard_error
+from pipelines.shared.errors import UserError
 
 CHOSEN_BY = {GOLD: "reward_gold", PROXY: "reward_proxy"}
 
@@ -63,9 +66,15 @@ def best_of_n(
 
     Raises:
         ValueError: an n is not between 1 and N.
+        UserError: the judge's score of a sample is missing.
     """
     columns = [CHOSEN_BY[arm], "reward_gold", "reward_proxy", "length"]
     _, scores, gold, proxy, lengths = reference_matrices(reference, columns)
+    if missing := int(np.isnan(scores).sum()):
+        raise UserError(
+            f"{arm_name(arm)} ({arm}): {missing} of {scores.size} scores ({CHOSEN_BY[arm]}) of the "
+            "reference samples are missing, and the best of them cannot be told: score them again"
+        )
     rows = []
     for n in sorted(set(sizes(scores.shape[1]) if ns is None else ns)):
         weights = tied_weights(scores, n)
@@ -141,7 +150,9 @@ def measured_kl(scores: np.ndarray, n: int) -> np.ndarray:
     Never above log n - (n-1)/n: that is the KL of the largest of n uniform numbers to one of them,
     and the group is a function of a uniform number (data-processing inequality). The two are equal
     in the limit of many samples with distinct scores; below it the N samples are coarser than the
-    model itself, and this is the lower.
+    model itself, and this is low by their own grid: by `grid_deficit` where all scores are distinct
+    (0.0104 nats at n = N/2), and by a few hundredths where some completions are frequent and the
+    best are rare. At n much below N that is nothing.
 
     Args:
         scores: (P, N).
@@ -155,3 +166,12 @@ def measured_kl(scores: np.ndarray, n: int) -> np.ndarray:
     chosen = (upto / total) ** n - (below / total) ** n
     # Each sample carries its share of its group's term; rel_entr is 0 where `chosen` underflows.
     return (rel_entr(chosen, size / total) / size).sum(axis=1)
+
+
+def grid_deficit(n: int, total: int) -> float:
+    """How far `measured_kl` is below log n - (n-1)/n for `total` distinct scores, nats.
+
+    analytic_kl(n) - sum_i q_i log(N q_i), q_i = (i/N)^n - ((i-1)/N)^n: the grid of N samples alone,
+    as there are no ties; about (n/N)^2 / 24.
+    """
+    return analytic_kl(n) - float(measured_kl(np.arange(total)[None], n)[0])

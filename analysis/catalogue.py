@@ -17,6 +17,7 @@ FAMILIES = {
 TRAINS_ON = {
     "loss": "its loss",
     "proxy": "the reward model",
+    "scaled-proxy": "the reward model, scaled",
     "gold": "the gold reward",
     "": "nothing",
 }
@@ -29,7 +30,7 @@ class Catalogue:
     Attributes:
         rows: of the manifest's catalogue, in display order: arm, family, summary, setting,
             coefficient (the setting is the c of J = E[r] - c KL, which the arm aims at) and
-            trains_on (loss, proxy, gold or "").
+            trains_on (loss, proxy, scaled-proxy, gold or "").
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -52,6 +53,14 @@ class Catalogue:
     def trains_on(self, arm: str) -> str:
         """What an arm's training improves; "" for nothing."""
         return next(row["trains_on"] for row in self.rows if row["arm"] == arm)
+
+    def setting(self, arm: str) -> str:
+        """The swept setting, "section.field"; "" where an arm has none."""
+        return next(row["setting"] for row in self.rows if row["arm"] == arm)
+
+    def has_c(self, arm: str) -> bool:
+        """Whether an arm's setting is the c of its KL penalty: J's, or one per scaled reward."""
+        return arm in self.aimed or self.setting(arm).endswith(".kl_coef")
 
     def place(self, arm: str) -> int:
         """Where an arm stands in the display order."""

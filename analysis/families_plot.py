@@ -29,6 +29,8 @@ from analysis.style import (
 
 GREY = "#c9c9c9"
 FLOOR = 1e-3  # nats: an axis of KL ends beyond this
+BEYOND = 1.5  # a family's axis of KL ends where its own largest KL, times this, is
+BARS = 0.35  # opacity of the intervals
 
 
 def families(
@@ -39,13 +41,13 @@ def families(
     A curve joins an arm's settings, averaged over seeds; its name is at its end with the largest
     KL. In a family's panel its own arms are drawn strongly and all others grey, and the axes are
     cut to the family. Bars are 95% intervals over prompts, for one seed; with several, the seeds
-    are small dots.
+    are small dots. Policies without a KL or a reward have no place and are left out.
 
     Args:
         points: see `frontier.points`; snapshots are left out.
         table: FRONTIER, for the optimum, best-of-n and the single seeds.
     """
-    last = points[points["final"]]
+    last = points[points["final"]].dropna(subset=["kl", "reward_gold"])
     curves = table[table["kl_estimator"].isin(["importance", "analytic"])]
     seeds = table[table["final"] & (table["kl_estimator"] == "rb")]
     shown = _families_of(last, curves, catalogue)
@@ -69,7 +71,7 @@ def families(
             handles=_legend(shown, curves, catalogue), loc="outside lower center", ncols=4
         )
         for axes, names in written:  # only now: the layout and all limits are final
-            place(axes, names, _lines(last, curves))
+            place(axes, names, _lines(last, curves), last[["kl", "reward_gold"]].to_numpy(float))
         return figure
 
 
@@ -96,9 +98,9 @@ def _draw_overview(
     draw_curves(axes, curves)
     for arm in catalogue.ordered(last["arm"]):
         look = {"color": looks[arm][0], "marker": looks[arm][1], "lw": 0.9, "ms": 4.5}
-        _draw_arm(axes, last[last["arm"] == arm], seeds[seeds["arm"] == arm], look, bars=0.25)
+        _draw_arm(axes, last[last["arm"] == arm], seeds[seeds["arm"] == arm], look, bars=BARS)
     everything = pd.concat([last, curves])
-    _limits(axes, everything, everything)
+    _limits(axes, everything, float(everything["kl"].max()) * 1.25)
     axes.set_title("All arms")
     ends = [_end(last, arm, looks[arm][0]) for arm in catalogue.ordered(last["arm"])]
     return [*ends, *_curve_names(axes, curves)]
@@ -129,10 +131,14 @@ def _draw_family(
     for number, (arm, shade) in enumerate(zip(arms, shades(colour, len(arms)), strict=True)):
         look = {"color": shade, "marker": marker, "lw": 1.6, "ms": 6}
         look |= {"ls": LINES[number % len(LINES)], "mfc": "white" if number % 2 else shade}
-        _draw_arm(axes, last[last["arm"] == arm], seeds[seeds["arm"] == arm], look, bars=0.55)
+        _draw_arm(axes, last[last["arm"] == arm], seeds[seeds["arm"] == arm], look, bars=BARS)
         names.append(_end(last, arm, shade))
-    own = pd.concat([last[last["arm"].isin([*arms, "sft"])], _reachable(curves, family)])
-    _limits(axes, own, own)
+    own = last[last["arm"].isin([*arms, "sft"])]
+    furthest = BEYOND * float(own["kl"].max())
+    if family == "sampling" or not furthest > 0:
+        own, furthest = pd.concat([own, curves]), BEYOND * float(curves["kl"].max())
+    near = curves[(curves["kl"] <= furthest) & (curves["arm"] == OPTIMUM)]
+    _limits(axes, pd.concat([own, near]), furthest)
     axes.set_title(FAMILIES.get(family, family))
     numbers = _setting_names(last[last["arm"].isin(arms)]) if len(arms) <= FEW else []
     return [*names, *_curve_names(axes, curves), *numbers]
@@ -161,7 +167,7 @@ def _draw_arm(
                 yerr=ends["reward_gold_margin"],
                 ls="",
                 ecolor=look["color"],
-                elinewidth=0.8,
+                elinewidth=0.6,
                 alpha=bars,
                 zorder=3,
             )
@@ -170,15 +176,10 @@ def _draw_arm(
         axes.plot(seeds["kl"], seeds["reward_gold"], ls="", **dots)
 
 
-def _reachable(curves: pd.DataFrame, family: str) -> pd.DataFrame:
-    """What of the curves belongs in a family's panel: all in sampling's, else the optimum."""
-    return curves if family == "sampling" else curves[curves["arm"] == OPTIMUM]
-
-
-def _limits(axes: Axes, across: pd.DataFrame, upwards: pd.DataFrame) -> None:
-    """A square-root KL axis and a reward axis that hold these points, with room for names."""
-    root_scale(axes, "x", max(float(across["kl"].max()) * 1.25, FLOOR))
-    low, high = float(upwards["reward_gold"].min()), float(upwards["reward_gold"].max())
+def _limits(axes: Axes, shown: pd.DataFrame, furthest: float) -> None:
+    """A square-root KL axis up to `furthest`, nats, and a reward axis with room for names."""
+    root_scale(axes, "x", max(furthest, FLOOR))
+    low, high = float(shown["reward_gold"].min()), float(shown["reward_gold"].max())
     spread = (high - low) or 1.0
     axes.set_ylim(low - 0.14 * spread, high + 0.14 * spread)
     axes.set_xlabel(f"{KL_LABEL}, square-root axis")

@@ -4,6 +4,7 @@ No figure and no verdict is typed in here: every sentence is put together from t
 "no difference shown" where an interval covers 0.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,8 @@ from analysis.statistics import POLICY
 
 LISTED = 8  # comparisons or policies in one sentence; more are counted
 SHORT = 3  # names in a sentence where there are more than that
+KL_LIMITS = (1.0, 3.0, 10.0)  # nats, of the table of what is reached
+REACHED = ["kl", "reward_gold", "reward_gold_se"]
 
 
 def headline(
@@ -104,6 +107,10 @@ def compared(comparison: pd.DataFrame) -> list[str]:
             for row in rows.itertuples()
         )
         parts.append(f"no difference shown between {names[0]} and {names[1]} at {differences}")
+    rows = comparison[comparison["higher"].isna()]
+    if len(rows):
+        settings = ", ".join(_setting(row) for row in rows.itertuples())
+        parts.append(f"not measured at {settings}")
     return [
         f"In the objective J = reward {MINUS} c\u00b7KL at equal coefficient c: {'; '.join(parts)} "
         "(95% intervals)."
@@ -112,12 +119,13 @@ def compared(comparison: pd.DataFrame) -> list[str]:
 
 def _counted(comparison: pd.DataFrame, a: str, b: str) -> str:
     """How often each arm is above the other, where there are too many comparisons to list."""
-    times = comparison["higher"].value_counts()
+    times, unknown = comparison["higher"].value_counts(), int(comparison["higher"].isna().sum())
     return (
         f"In the objective J = reward {MINUS} c\u00b7KL at equal coefficient c, {arm_name(a)} is "
         f"above {arm_name(b)} in {times.get(a, 0)} of {len(comparison)} comparisons, {arm_name(b)} "
         f"above {arm_name(a)} in {times.get(b, 0)}, and no difference is shown in "
-        f"{times.get('none shown', 0)} (95% intervals, each by itself); see the table."
+        f"{times.get('none shown', 0)}{f'; {unknown} were not measured' if unknown else ''} (95% "
+        "intervals, each by itself); see the table."
     )
 
 
@@ -135,44 +143,64 @@ def _setting(row: Any) -> str:
 def highest(headline: pd.DataFrame, catalogue: Catalogue) -> str:
     """Which arm has the highest J at each coefficient; "" where fewer than three share one.
 
-    Arms that are trained on the gold reward itself, by which all are judged, are left out.
+    Only policies whose gain is above 0 with its interval compete: where there is none, that is
+    said. Arms that are trained on the gold reward itself, by which all are judged, are left out.
     """
-    told = [arm for arm in catalogue.aimed if catalogue.trains_on(arm) == "gold"]
-    known = headline[headline["gain"].notna() & ~headline["arm"].isin(told)]
+    told = headline["arm"].isin([a for a in catalogue.aimed if catalogue.trains_on(a) == "gold"])
+    known = headline[headline["gain"].notna() & ~told]
     groups = [
         (value, rows) for value, rows in known.groupby("setting") if rows["arm"].nunique() > 2
     ]
     if not groups or len(groups) > LISTED:
         return ""
-    parts = []
+    without = " without training on the gold reward" if told.any() else ""
+    parts, none = [], []
     for value, rows in groups:
-        best = rows.loc[rows["gain"].idxmax()]
-        name = " ".join(part for part in (arm_name(best["arm"]), best["variant"]) if part)
-        parts.append(
-            f"{name} at c = {value:g} ({fixed(best['gain'])} over SFT; "
-            f"{rows['arm'].nunique()} arms)"
+        above, arms = rows[rows["ci_low"] > 0], rows["arm"].nunique()
+        if above.empty:
+            none.append(f"c = {value:g} ({arms} arms)")
+            continue
+        best = above[above["gain"] == above["gain"].max()]
+        names = " and ".join(
+            " ".join(part for part in (arm_name(row.arm), row.variant) if part)
+            for row in best.itertuples()
         )
-    return (
-        f"The highest J{' without training on the gold reward' if told else ''} was measured for "
-        f"{', '.join(parts)}: the largest of several, not shown to be above the next."
-    )
+        gain = fixed(best["gain"].iloc[0])
+        parts.append(f"{names} at c = {value:g} ({gain} over SFT; {arms} arms)")
+    found = []
+    if parts:
+        found.append(
+            f"The highest J{without} was measured for {', '.join(parts)}: the largest of several, "
+            "not shown to be above the next."
+        )
+    if none:
+        found.append(f"No J{without} is shown to be above the SFT model's at {', '.join(none)}.")
+    return " ".join(found)
 
 
 def trained(training: pd.DataFrame) -> str:
-    """How many policies end with a better objective of their own than they started with."""
-    known = training[training["improved"].notna()]
+    """How many policies end with a better objective of their own than they started with.
+
+    Better, worse, or no change shown; and what the logs and scores do not tell.
+    """
     if training.empty:
         return ""
     several = training["seed"].nunique() > 1
+    lacking = training["start"].isna() | training["end"].isna()
+    known, unknown = training[~lacking], training[lacking]
+    improved = known["improved"].astype("boolean")
+    better = known[improved.fillna(False)]
+    worse, unclear = known[~improved.fillna(True)], known[improved.isna()]
     parts = []
     if len(known):
-        worse = known[~known["improved"].astype(bool)]
-        text = (
-            f"{len(known) - len(worse)} of {len(known)} trained policies end with a better "
-            "objective of their own (loss, or reward less KL penalty) than they started with"
-        )
-        parts.append(text + (f"; not {_names(worse, several)}" if len(worse) else ""))
-    unknown = training[training["improved"].isna()]
+        text = f"{len(better)} of {len(known)} trained policies end with a better objective of "
+        text += "their own (loss, or reward less KL penalty) than they started with"
+        if len(worse):
+            text += f", {len(worse)} with a worse one ({_names(worse, several)})"
+        if len(unclear):
+            text += f", and for {len(unclear)} no change is shown ({_names(unclear, several)})"
+        scored = known["better"].eq("higher").any()
+        parts.append(text + (", of rewards by 95% intervals over prompts" if scored else ""))
     if len(unknown):
         parts.append(
             f"for {len(unknown)} it is not known ({_names(unknown, several)}), for their logs or "
@@ -182,6 +210,29 @@ def trained(training: pd.DataFrame) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def reached(headline: pd.DataFrame, limits: Sequence[float] = KL_LIMITS) -> pd.DataFrame:
+    """For each arm, its policy with the highest gold reward within each KL.
+
+    It is the highest of the settings that were tried, and by that much too high.
+
+    Args:
+        headline: see `headline`.
+        limits: nats.
+
+    Returns:
+        arm, limit, and the policy's setting, variant, kl, reward_gold and reward_gold_se; an arm
+        without a policy within a limit has no row there.
+    """
+    rows = []
+    for arm, own in headline.groupby("arm", sort=False):
+        for limit in limits:
+            near = own[(own["kl"] <= limit) & own["reward_gold"].notna()]
+            if len(near):
+                best = near.loc[near["reward_gold"].idxmax()]
+                rows.append({"limit": limit, **best[[*POLICY, *REACHED]], "arm": arm})
+    return pd.DataFrame(rows, columns=["limit", *POLICY, *REACHED])
+
+
 def against_sft(headline: pd.DataFrame) -> list[str]:
     """Policies whose objective is not shown to be above the SFT model's: training did not pay."""
     trained = headline[headline["gain"].notna()]
@@ -189,17 +240,22 @@ def against_sft(headline: pd.DataFrame) -> list[str]:
         return []
     others = len(headline[headline["arm"] != "sft"]) > len(trained)
     what = "trained policies with a J" if others else "trained policies"
-    below = trained[trained["ci_high"] < 0]
+    above, below = trained[trained["ci_low"] > 0], trained[trained["ci_high"] < 0]
     unclear = trained[(trained["ci_low"] <= 0) & (trained["ci_high"] >= 0)]
+    unknown = trained[trained["ci_low"].isna() | trained["ci_high"].isna()]
     parts = []
     if len(below):
         parts.append(f"J is below the SFT model's for {_names(below)}")
     if len(unclear):
         parts.append(f"no difference from the SFT model is shown for {_names(unclear)}")
+    if len(unknown):
+        parts.append(f"there is no interval for {_names(unknown)}")
+    each = " (95% intervals, each by itself)" if len(trained) > 1 else " (95% interval)"
     if not parts:
-        return [f"All {len(trained)} {what} have a higher J than the SFT model."]
-    above = len(trained) - len(below) - len(unclear)
-    return [f"{above} of {len(trained)} {what} have a higher J than SFT; {'; '.join(parts)}."]
+        return [f"All {len(trained)} {what} have a higher J than the SFT model{each}."]
+    return [
+        f"{len(above)} of {len(trained)} {what} have a higher J than SFT; {'; '.join(parts)}{each}."
+    ]
 
 
 def _names(rows: pd.DataFrame, seed: bool = False) -> str:
@@ -280,14 +336,18 @@ def meter(agreement: pd.DataFrame) -> str:
     """Whether the three KL estimators tell the same, for all trained policies."""
     # The SFT model's KL to itself is 0 by every estimator: that shows nothing.
     trained = agreement[agreement["arm"] != "sft"]
-    odd = trained[~trained["agree"].astype(bool)]
+    agree = trained["agree"].astype("boolean")
+    unknown, trained = trained[agree.isna()], trained[agree.notna()]
+    odd = trained[~agree.fillna(True)[trained.index]]
+    lacking = f" The KL of {_names(unknown)} was not measured by all three." if len(unknown) else ""
     if trained.empty:
-        return ""
+        return lacking.strip()
     worst = trained["largest_z"].max()
     if odd.empty:
         return (
             f"The three KL estimators agree within {AGREEMENT:g} standard errors for all "
             f"{len(trained)} trained policies (largest difference: {worst:.1f} standard errors)."
+            f"{lacking}"
         )
     several = agreement["seed"].nunique() > 1
     names = _names(odd, several)
@@ -296,6 +356,7 @@ def meter(agreement: pd.DataFrame) -> str:
         f"The three KL estimators differ by more than {AGREEMENT:g} standard errors for "
         f"{len(odd)} of {len(trained)} trained policies ({names}; largest: {worst:.1f}; expected "
         f"by chance in {number(chance, 1)} of {3 * len(trained)} differences): {_blame(odd)}."
+        f"{lacking}"
     )
 
 

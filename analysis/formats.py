@@ -109,11 +109,16 @@ def percent(value: float) -> str:
 
 
 def share_closed(row: Mapping[str, Any]) -> str:
-    """ "24% [20%, 28%]" of the gap closed, or "none" where there is no gain."""
+    """ "24% [20%, 28%]" of the gap closed; "none" or "none shown" where there is no gain.
+
+    "none": the gain's interval is below 0; "none shown": it covers 0, and no share is claimed.
+    """
     if pd.isna(row["closed_share"]):
         return MISSING
-    if row["closed_share"] <= 0:
+    if row["closed_high"] < 0:
         return "none"
+    if not row["closed_low"] > 0:
+        return "none shown"
     return (
         f"{percent(row['closed_share'])} "
         f"[{percent(row['closed_low'])}, {percent(row['closed_high'])}]"

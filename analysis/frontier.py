@@ -165,8 +165,13 @@ def optimum(reference: pd.DataFrame, betas: Iterable[float], run: str = "") -> p
 
 
 def frontier_table(study: "Study") -> pd.DataFrame:
-    """FRONTIER of the whole study: policies, snapshots, optimum (ESS >= 10) and best-of-n."""
-    settings = [value for value in study.scores["setting"].dropna().unique() if value > 0]
+    """FRONTIER of the whole study: policies, snapshots, optimum (ESS >= 10) and best-of-n.
+
+    The optimum is estimated at `GRID` and at the coefficients of the arms that have a J.
+    """
+    aimed = study.scores["arm"].isin(list(study.catalogue.aimed))
+    settings = study.scores.loc[aimed, "setting"].dropna().unique()
+    settings = [value for value in settings if value > 0]
     parts = [frontier(study.scores)]
     tables = list(study.proxy_scores.values())
     for row in study.manifest["estimates"]:

@@ -13,9 +13,10 @@ from matplotlib.patheffects import withStroke
 # Points from the named point to its name's nearest edge, tried in turn; and directions.
 DISTANCES = (4.0, 8.0, 13.0, 19.0, 26.0, 35.0, 46.0, 60.0, 78.0, 100.0, 130.0)
 DIRECTIONS = 24
-LED = 10.0  # points beyond which a thin line leads from the point to its name
+LED = 6.0  # points beyond which a thin line leads from the point to its name
 STEP = 3.0  # pixels between the points of a line that names should not cover
-COVERED, FORBIDDEN = 2.5, 1000.0  # what a covered point, and an overlap, cost in points of distance
+# What covering a bit of a line, a marked point, or another name costs, in points of distance.
+COVERED, MARKED, FORBIDDEN = 2.5, 40.0, 1000.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class Label:
     size: float = 8.0
 
 
-def place(axes: Axes, labels: Sequence[Label], lines: Sequence[np.ndarray]) -> None:
+def place(
+    axes: Axes,
+    labels: Sequence[Label],
+    lines: Sequence[np.ndarray],
+    points: np.ndarray | None = None,
+) -> None:
     """Write names near their points: off each other, inside the axes, off the lines if possible.
 
     Each name in turn takes the best of many places around its point. Call it last: a later change
@@ -37,7 +43,8 @@ def place(axes: Axes, labels: Sequence[Label], lines: Sequence[np.ndarray]) -> N
 
     Args:
         labels: the earlier, the nearer to its point.
-        lines: (K, 2) each, in data units: curves and points that names should not cover.
+        lines: (K, 2) each, in data units: curves that names should not cover.
+        points: (K, 2), in data units: markers that names should cover still less.
     """
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -47,6 +54,7 @@ def place(axes: Axes, labels: Sequence[Label], lines: Sequence[np.ndarray]) -> N
     drawn = [dense(axes.transData.transform(line)) for line in lines if len(line)]
     drawn += [axes.transData.transform([(label.x, label.y)]) for label in labels]
     covered = np.concatenate(drawn) if drawn else np.zeros((0, 2))
+    marked = np.zeros((0, 2)) if points is None else axes.transData.transform(points)
     taken: list[np.ndarray] = []
     for label in labels:
         point = axes.transData.transform((label.x, label.y))
@@ -56,6 +64,7 @@ def place(axes: Axes, labels: Sequence[Label], lines: Sequence[np.ndarray]) -> N
             for centre in _around(point, half, distance * scale):
                 lead = dense(np.array([point, centre]))
                 cost = distance + _cost(centre, half, lead, frame, covered, taken, distance > LED)
+                cost += MARKED * _inside(marked, centre, half + scale)
                 if cost < best[0]:
                     best = (cost, centre, distance)
             if best[0] < FORBIDDEN and distance > best[0]:
@@ -113,8 +122,12 @@ def _cost(
             cost += FORBIDDEN
         elif led and ((lead > box[0]) & (lead < box[1])).all(axis=1).any():
             cost += FORBIDDEN / 10
-    hidden = ((covered > low) & (covered < high)).all(axis=1).sum()
-    return cost + COVERED * float(hidden)
+    return cost + COVERED * _inside(covered, centre, half)
+
+
+def _inside(points: np.ndarray, centre: np.ndarray, half: np.ndarray) -> float:
+    """How many points a box covers."""
+    return float((np.abs(points - centre) < half).all(axis=1).sum())
 
 
 def _write(axes: Axes, label: Label, offset: np.ndarray, led: bool) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.best_of_n import grid_deficit
 from analysis.catalogue import Catalogue
 from analysis.formats import MINUS, arm_name, some
 from analysis.study import Study
@@ -49,7 +51,33 @@ def caveats(study: Study) -> list[str]:
     dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
     if dirty:
         found.append(f"Made from uncommitted code: {', '.join(dirty)}.")
-    return found
+    return [*found, *_mixed_code(study)]
+
+
+JUDGED_WITH = ("torch", "trl")  # libraries whose versions may move an evaluation's numbers
+
+
+def _mixed_code(study: Study) -> list[str]:
+    """That evaluations were made by different commits or libraries; empty where by one."""
+    steps = [arm["evaluation"] for arm in study.manifest["arms"]]
+    made: dict[str, int] = {}
+    for step in dict.fromkeys([*steps, study.manifest["reference_samples"]]):
+        record = study.records[step]
+        with_these = [
+            f"{name} {record['versions'][name]}"
+            for name in JUDGED_WITH
+            if name in record["versions"]
+        ]
+        commit = f"commit {record['commit'][:8]}" if record["commit"] else "code outside a checkout"
+        by = f"{commit} ({', '.join(with_these)})" if with_these else commit
+        made[by] = made.get(by, 0) + 1
+    if len(made) < 2:
+        return []
+    kinds = some([f"{count} by {by}" for by, count in sorted(made.items())], 4)
+    return [
+        f"Evaluations and reference samples were not all made by the same code: {kinds}. Their "
+        "recipe and version are the same."
+    ]
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:
@@ -120,8 +148,9 @@ def footing_note(study: Study) -> str:
     sft = study.records[study.manifest["reference_samples"]]["identity"]["upstream"]["sft"]
     return (
         f"All {len(arms)} policies start from the SFT model {sft[:8]} and were measured against it "
-        "by one evaluation: the same prompts, sampling, gold reward and code. Their training "
-        "sampled alike, and all pairs are of the same completions. Reward models: "
+        "by one evaluation: the same prompts, sampling and gold reward. Their training sampled "
+        "alike, all pairs are of the same completions, and policies of one seed and variant share "
+        "their pairs and their reward model. Reward models: "
         f"{len(judges - {None})}."
     )
 
@@ -146,15 +175,41 @@ def objective_note(catalogue: Catalogue, headline: pd.DataFrame) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def shared_error_note(study: Study) -> str:
+    """That all gains have the error of one J(SFT) in common; "" where no arm has a J."""
+    if not study.catalogue.aimed & {arm["arm"] for arm in study.manifest["arms"]}:
+        return ""
+    by_prompt = study.reference.groupby("prompt_id")["reward_gold"]
+    samples, prompts = int(by_prompt.size().iloc[0]), by_prompt.ngroups
+    error = float(np.sqrt(by_prompt.var(ddof=1).mean() / samples / prompts))
+    size = "" if np.isnan(error) else f" ({error:.3f} in reward units, one standard error)"
+    return (
+        f"All gains are measured from one J(SFT), on the same {samples} reference completions a "
+        f"prompt: its sampling error{size} is in every gain alike. So gains are not independent of "
+        "one another; in differences between arms it cancels."
+    )
+
+
 def bound_note(frontier: pd.DataFrame) -> str:
-    """How far log n - (n-1)/n is above the KL that was measured; "" without best-of-n."""
+    """How far log n - (n-1)/n is above the KL that was measured; "" without best-of-n.
+
+    What the grid of N samples takes off by itself (see `best_of_n.grid_deficit`) is told apart.
+    """
     kinds = frontier.pivot_table(
-        index=["arm", "seed", "variant", "setting"], columns="kl_estimator", values="kl"
+        index=["arm", "seed", "variant", "setting", "n_samples"],
+        columns="kl_estimator",
+        values="kl",
     )
     if not {"analytic", "measured"} <= set(kinds.columns):
         return ""
-    excess = (kinds["analytic"] - kinds["measured"]).max()
+    kinds = kinds.dropna(subset=["analytic", "measured"]).reset_index()
+    places = zip(kinds["setting"], kinds["n_samples"], strict=True)
+    grid = np.array([grid_deficit(int(n), int(total)) for n, total in places])
+    excess = (kinds["analytic"] - kinds["measured"] - grid).max()
+    total = int(kinds["n_samples"].max())
     return (
-        f"Best-of-n is drawn at log n {MINUS} (n{MINUS}1)/n, an upper bound of its KL: at most "
-        f"{max(excess, 0.0):.3f} nats above the KL measured on the reference samples."
+        f"Best-of-n is drawn at log n {MINUS} (n{MINUS}1)/n, an upper bound of its KL. The KL "
+        f"measured on {total} reference samples a prompt is low by their own grid, by at least "
+        f"{grid.max():.4f} nats at n = {kinds['setting'].max():g}; beyond that, for equal scores, "
+        f"it is at most {max(excess, 0.0):.3f} nats below the bound."
     )

@@ -120,8 +120,8 @@ def compare(per_prompt: pd.DataFrame, arm_a: str, arm_b: str) -> pd.DataFrame:
 
     Returns:
         setting, arm_a, variant_a, arm_b, variant_b, difference (reward units), ci_low, ci_high
-        (95%, see `statistics.interval`), seeds, prompts, higher: the arm with the higher J, or
-        "none shown" where the interval covers 0.
+        (95%, see `statistics.interval`), seeds, prompts, higher: the arm with the higher J,
+        "none shown" where the interval covers 0, null where a J was not measured.
     """
     columns = ["setting", "seed", "prompt_id", "variant", "objective"]
     pair = per_prompt.loc[per_prompt["arm"] == arm_a, columns].merge(
@@ -138,7 +138,11 @@ def compare(per_prompt: pd.DataFrame, arm_a: str, arm_b: str) -> pd.DataFrame:
         if any(a[key] != b[key] for key in a.keys() & b.keys()):
             continue
         found = interval(group, "difference")
-        higher = arm_a if found.low > 0 else arm_b if found.high < 0 else "none shown"
+        higher: str | None = "none shown"
+        if np.isnan(found.mean):
+            higher = None
+        elif found.low > 0 or found.high < 0:
+            higher = arm_a if found.low > 0 else arm_b
         rows.append(
             (
                 *(setting, arm_a, variant_a, arm_b, variant_b),
@@ -160,7 +164,8 @@ def agreement(scores: pd.DataFrame) -> pd.DataFrame:
     Returns:
         arm, setting, seed, variant, run; kl_k1, kl_k3, kl_rb with _se (nats); for each pair
         k1_minus_k3, k1_minus_rb, k3_minus_rb with _se; largest_z = max |difference| / se;
-        agree = largest_z <= 3; k3_skewness, of the prompts' k3 - rb; n_prompts.
+        agree = largest_z <= 3, nullable: both are null where an estimate is; k3_skewness, of the
+        prompts' k3 - rb; n_prompts.
     """
     names = ["k1", "k3", "rb"]
     means = prompt_means(finals(scores), [f"kl_{name}" for name in names])
@@ -175,11 +180,13 @@ def agreement(scores: pd.DataFrame) -> pd.DataFrame:
             mean, error = difference.mean(skipna=False), standard_error(difference)
             row[f"{a}_minus_{b}"], row[f"{a}_minus_{b}_se"] = mean, error
             scales.append(_scale(mean, error))
-        row |= {"largest_z": max(scales), "agree": max(scales) <= AGREEMENT}
+        largest = float(np.max(scales))  # nan where one of them is
+        row |= {"largest_z": largest, "agree": None if np.isnan(largest) else largest <= AGREEMENT}
         row["k3_skewness"] = (group["kl_k3"] - group["kl_rb"]).skew()
         rows.append({**row, "n_prompts": len(group)})
     order = ["arm", "setting", "seed", "variant"]
-    return pd.DataFrame(rows).drop(columns="stage").sort_values(order, ignore_index=True)
+    table = pd.DataFrame(rows).drop(columns="stage").astype({"agree": "boolean"})
+    return table.sort_values(order, ignore_index=True)
 
 
 def _scale(difference: float, error: float) -> float:

@@ -1,19 +1,21 @@
 """The objective figure: what each arm gains in J at each coefficient, and what could be gained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.catalogue import Catalogue
+from analysis.catalogue import FAMILIES, Catalogue
 from analysis.formats import MINUS, arm_name
 from analysis.frontier import TRUSTED_ESS
 from analysis.style import FEW, SETTINGS, STYLES, family_styles, new_figure, styles
 
+GAIN_SHORT = "gain in J over SFT (reward units, 95% interval)"
 GAIN = f"gain in J = reward {MINUS} c·KL over SFT (reward units, 95% interval)"
 OPTIMUM_LABELS = {
     True: "estimated optimum",
@@ -94,6 +96,7 @@ def _draw_possible(axes: Axes, table: pd.DataFrame, place: Mapping[float, int]) 
 
 def _rows(gains: pd.DataFrame, table: pd.DataFrame, catalogue: Catalogue) -> Figure:
     """A panel for each coefficient, a row for each arm; the optimum is a line across."""
+    gains = gains[~gains["setting"].isin(left_out(gains))]
     levels, arms = sorted(gains["setting"].unique()), catalogue.ordered(gains["arm"])
     looks = family_styles(catalogue.families)
     down = -(-len(levels) // COLUMNS)
@@ -121,16 +124,43 @@ def _rows(gains: pd.DataFrame, table: pd.DataFrame, catalogue: Catalogue) -> Fig
             axes.axvline(0, color="black", lw=1)
             axes.set_title(f"c = {level:g}")
             axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.set_xlabel("gain in J over SFT")
         for axes in grid[len(levels) :]:
             axes.set_visible(False)
         grid[0].set_yticks(range(len(arms)), [arm_name(arm) for arm in arms])
         grid[0].set_ylim(len(arms) - 0.4, -0.6)
+        figure.supxlabel(GAIN_SHORT, fontsize=9.5)
         named = {line.get_label(): line for axes in grid for line in axes.get_lines()}
         handles = [line for label, line in named.items() if not str(label).startswith("_")]
-        if handles:
-            figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+        handles = [*_families(arms, catalogue), *handles]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
         return figure
+
+
+def left_out(gains: pd.DataFrame) -> list[float]:
+    """The coefficients that fewer than two arms have, of many arms: a panel would compare nothing.
+
+    Args:
+        gains: see `objective.gains`.
+
+    Returns:
+        none where there are few arms, which share one pair of axes, or no coefficient would remain.
+    """
+    arms = gains.groupby("setting")["arm"].nunique()
+    alone = arms[arms < 2]
+    if gains["arm"].nunique() <= FEW or len(alone) == len(arms):
+        return []
+    return [float(level) for level in alone.index]
+
+
+def _families(arms: Sequence[str], catalogue: Catalogue) -> list[Line2D]:
+    """What the rows' colours and markers mean."""
+    looks = family_styles(catalogue.families)
+    found = {}
+    for arm in arms:
+        family, (colour, marker) = catalogue.families[arm], looks[arm]
+        label = FAMILIES.get(family, family)
+        found[family] = Line2D([], [], color=colour, marker=marker, ms=4.5, lw=1.5, label=label)
+    return list(found.values())
 
 
 def _mark_possible(axes: Axes, table: pd.DataFrame) -> None:

@@ -40,7 +40,23 @@ CHUNK = 50_000_000  # numbers in memory at once
 MORE = tuple(SAMPLES * 16**step for step in range(1, 10))  # tried where `SAMPLES` are too few
 HONEST = (0.92, 0.98)  # coverage of a nominal 95% interval that is taken for honest
 FARTHEST = 3.0  # standard errors between a mean over repeats and the truth
-TRAINING = ("oracle-reward-model", "oracle-ppo", "oracle-dpo", "oracle-ablation")
+# The coefficient of each kind of training, by the section of its settings.
+COEFFICIENTS = {
+    "ppo": "kl_coef",
+    "dpo": "beta",
+    "rloo": "kl_coef",
+    "grpo": "kl_coef",
+    "online_dpo": "beta",
+}
+TRAINED = (
+    "oracle-ppo",
+    "oracle-dpo",
+    "oracle-rloo",
+    "oracle-grpo",
+    "oracle-online-dpo",
+    "oracle-ablation",
+)
+TRAINING = ("oracle-reward-model", *TRAINED)
 
 
 @dataclass(frozen=True)
@@ -122,11 +138,14 @@ def _check_run(
     folder: Path, run: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], again: str
 ) -> None:
     """What the manifest says of a run must be what its steps were told (identities by stage)."""
-    trained = next(made[s] for s in ("oracle-ppo", "oracle-dpo", "oracle-ablation") if s in made)
+    trained = next(made[stage] for stage in TRAINED if stage in made)
     recipe = trained["recipe"]
+    coefficients = [
+        recipe[section][name] for section, name in COEFFICIENTS.items() if section in recipe
+    ]
     taught = made.get("oracle-reward-model", trained)["recipe"].get("labels", {"kind": None})
     told = {
-        "beta": recipe["dpo"]["beta"] if "dpo" in recipe else recipe["ppo"]["kl_coef"],
+        "beta": coefficients[0],
         "seed": trained["seed"],
         "labels": taught["kind"],
     }

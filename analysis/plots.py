@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.catalogue import OPTIMUM, Catalogue
-from analysis.compute import PREFERENCE_DATA, TOTALS
+from analysis.compute import PREFERENCE_DATA, TOTALS, judged_by_gold
 from analysis.formats import arm_name, policy_name, short
 from analysis.frontier_plot import has_variants
 from analysis.statistics import margin
@@ -23,6 +23,7 @@ from analysis.style import (
     new_figure,
 )
 
+JUDGE = "gold as the arm's judge"
 OWN, OWN_COLOUR = "the arm's own training", STYLES["dpo"][0]
 MOST_ROWS = 20  # policies in the figure of the estimators
 
@@ -30,22 +31,25 @@ MOST_ROWS = 20  # policies in the figure of the estimators
 def cost(costs: pd.DataFrame, catalogue: Catalogue) -> Figure:
     """FLOPs and seconds of each arm by stage, stacked; making the preference data is hatched.
 
-    Stages that only one method has are one colour: its own training. The optimum, which nobody can
+    Stages that only one method has are one colour: its own training. Where the gold reward is what
+    an arm trains on or chooses by, it is its judge, and not hatched. The optimum, which nobody can
     have, is left out.
 
     Args:
         costs: see `compute.typical`.
     """
     costs = costs[costs["arm"] != OPTIMUM]
-    own = ~costs["stage"].isin([*STAGE_COLOURS, *TOTALS])
+    judged = costs["arm"].map(lambda arm: judged_by_gold(catalogue, arm))
+    costs = costs.assign(stage=costs["stage"].mask(judged & costs["stage"].eq("gold"), JUDGE))
+    own = ~costs["stage"].isin([*STAGE_COLOURS, *TOTALS, JUDGE])
     costs = costs.assign(stage=costs["stage"].mask(own, OWN))
     costs = costs.groupby(["arm", "stage"], sort=False).sum(numeric_only=True).reset_index()
     arms = catalogue.ordered(costs["arm"])
     present = set(costs["stage"])
     # What is bought comes last in the bar: its left part is the total without preference data.
-    stages = [stage for stage in (*STAGE_COLOURS, OWN) if stage in present]
+    stages = [stage for stage in (*STAGE_COLOURS, JUDGE, OWN) if stage in present]
     stages.sort(key=lambda stage: stage in PREFERENCE_DATA)
-    colours = {**STAGE_COLOURS, OWN: OWN_COLOUR}
+    colours = {**STAGE_COLOURS, JUDGE: STAGE_COLOURS["gold"], OWN: OWN_COLOUR}
     with matplotlib.rc_context(SETTINGS):
         figure = new_figure(9.6, 1.5 + 0.42 * min(len(arms), 6) + 0.3 * max(len(arms) - 6, 0))
         for axes, metric, label in zip(
@@ -105,18 +109,18 @@ def _draw_bars(
 def estimators(table: pd.DataFrame) -> Figure | None:
     """k1, k3 and rb of each trained policy, and k1 and k3 relative to rb: one meter or three?
 
-    Bars are 95% intervals over prompts, on the right of the paired differences. Of more than
-    `MOST_ROWS` policies only those are shown whose estimates differ most, in standard errors. None
-    without trained policies.
+    Bars are 95% intervals over prompts, on the right of the paired differences. The policies whose
+    estimates differ most, in standard errors, come first, and only `MOST_ROWS` of them; those
+    without all three estimates are left out. None where there are none.
 
     Args:
         table: see `objective.agreement`.
     """
-    rows = table[table["arm"] != "sft"]
+    rows = table[(table["arm"] != "sft") & table["largest_z"].notna()]
     if rows.empty:
         return None
-    worst = rows["largest_z"].sort_values(ascending=False, kind="stable").index[:MOST_ROWS]
-    rows = rows[rows.index.isin(worst)].reset_index(drop=True)
+    rows = rows.sort_values("largest_z", ascending=False, kind="stable", ignore_index=True)
+    rows = rows.head(MOST_ROWS)
     several = bool(table["seed"].nunique() > 1)
     with matplotlib.rc_context(SETTINGS):
         figure = new_figure(12 if has_variants(table) else 8.4, 1.5 + 0.3 * len(rows))
@@ -125,12 +129,13 @@ def estimators(table: pd.DataFrame) -> Figure | None:
         for name, (colour, marker, shift) in ESTIMATORS.items():
             style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 5, "lw": 0}
             style |= {"elinewidth": 1.3, "capsize": 2}
-            error = margin(rows[f"kl_{name}_se"], rows["n_prompts"])
+            # Of a single prompt there is no interval.
+            error = margin(rows[f"kl_{name}_se"], rows["n_prompts"]).fillna(0.0)
             absolute.errorbar(rows[f"kl_{name}"], where + shift, xerr=error, label=name, **style)
             ends += [(rows[f"kl_{name}"] - error).min(), (rows[f"kl_{name}"] + error).max()]
             errors.append(error.max())
             if name != "rb":
-                error = margin(rows[f"{name}_minus_rb_se"], rows["n_prompts"])
+                error = margin(rows[f"{name}_minus_rb_se"], rows["n_prompts"]).fillna(0.0)
                 relative.errorbar(rows[f"{name}_minus_rb"], where + shift, xerr=error, **style)
         names = [policy_name(row, several) for row in rows.to_dict("records")]
         absolute.set_yticks(where, names)

@@ -87,6 +87,8 @@ def read_record(folder: Path, fingerprint: str, again: str) -> dict[str, Any]:
         raise UserError(f"{path} has no identity to check ({error!r}): {again}") from None
     if real != fingerprint:
         raise UserError(f"{path} was changed: its identity has the digest {real[:16]}: {again}")
+    if record.get("stage") != record["identity"].get("stage"):
+        raise UserError(f"{path} was changed: its stage is not its identity's: {again}")
     return record
 
 

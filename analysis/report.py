@@ -32,6 +32,8 @@ from analysis.frontier import TRUSTED_ESS, points
 from analysis.study import Study, load
 from analysis.tables import make_tables, write_table
 
+MOST_HEADLINE = 24  # rows of the headline table; a longer one is folded behind a short one
+
 
 def write_report(study_folder: Path) -> dict[str, Any]:
     """Write tables/*.csv and .tex, figures/*.png and .pdf and report.html into an experiment's
@@ -175,6 +177,7 @@ def _grids(
     used = {row["arm"] for part in ("arms", "estimates") for row in study.manifest[part]}
     return {
         "headline": views.headline_grid(headline),
+        "reached": views.reached_grid(findings.reached(headline)),
         "catalogue": views.catalogue_grid(study.catalogue, used),
         "objective": views.objective_grid(tables["objective"]),
         "comparison": views.comparison_grid(tables["comparison"]),
@@ -199,6 +202,7 @@ def _notes(
         "footing_note": notes.footing_note(study),
         "objective_note": notes.objective_note(study.catalogue, headline),
         "bound_note": notes.bound_note(tables["frontier"]),
+        "shared_error_note": notes.shared_error_note(study),
         "training_answer": findings.trained(tables["training"]),
         "gold": notes.gold_quality(study.metrics[study.manifest["gold"]]),
         "reward_models": _reward_model_logs(study),
@@ -219,8 +223,10 @@ def _facts(
         "seeds": len({arm["seed"] for arm in study.manifest["arms"]}),
         "listed": findings.LISTED,
         "trusted_ess": f"{TRUSTED_ESS:g}",
+        "most_headline": MOST_HEADLINE,
         "many_arms": many_arms(study),
         "has_optimum": bool((frontier["arm"] == "optimum").any()),
+        "left_out": ", ".join(f"{c:g}" for c in objective_plot.left_out(tables["gains"])),
         "has_possible": bool(tables["objective"]["objective_optimum"].notna().any()),
         "has_best_of_n": bool(frontier["arm"].isin(BEST_OF_N).any()),
         "has_snapshots": not measured["final"].all(),

@@ -14,7 +14,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.catalogue import PROXY, Catalogue
-from analysis.footing import check_catalogue, check_footing, check_policies, check_samples
+from analysis.footing import (
+    check_catalogue,
+    check_estimates,
+    check_footing,
+    check_policies,
+    check_recipes,
+    check_samples,
+)
 from analysis.formats import policy_name
 from analysis.records import (
     dependencies,
@@ -75,9 +82,10 @@ def load(folder: Path) -> Study:
 
     Raises:
         UserError: a file is missing, unreadable or not what its record vouches for, the records
-            contradict the manifest, an arm is not in the catalogue, the evaluations do not share
-            their recipe, version, assets, SFT model, gold reward, corpus and prompts, a policy does
-            not stand on that SFT model, or training did not sample alike.
+            contradict the manifest or its catalogue, the evaluations do not share their recipe,
+            version, assets, SFT model, gold reward, corpus and prompts, a policy stands on others
+            of these or on other completions, policies of one seed and variant on other pairs or
+            reward models, or training did not sample alike.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -93,8 +101,10 @@ def load(folder: Path) -> Study:
                 f"{folder / 'manifest.json'} uses {fingerprint[:8]} but does not list it in "
                 f"steps: {again}"
             )
-    check_policies(folder, arms, records)
-    check_footing(arms, records, manifest["reference_samples"])
+    check_recipes(records)
+    check_policies(folder, arms, records, Catalogue(manifest["catalogue"]))
+    check_footing(arms, records, manifest["reference_samples"], manifest["estimates"])
+    check_estimates(folder, manifest, records)
     reference = vouched(folder, records[manifest["reference_samples"]], "reference_scores", again)
     scores = pd.concat([_scores(folder, arm, records, again) for arm in arms], ignore_index=True)
     check_samples(scores, reference)

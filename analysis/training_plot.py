@@ -17,6 +17,9 @@ from analysis.style import FEW, SETTINGS, family_styles, new_figure, root_scale,
 
 NAMES = ("reward_gold", "kl")
 ACROSS = 6  # arms in a row, of many
+# Shares of the axes: from a line's end to its label, off its marker and interval; and from a label
+# to the frame.
+CLEAR, MARGIN = 0.045, 0.05
 
 
 def training(points: pd.DataFrame, reward_label: str, catalogue: Catalogue) -> Figure | None:
@@ -102,13 +105,13 @@ def _draw_training(
             lw=1.3,
             elinewidth=0.9,
         )
-    axes.set_xlim(-0.02 * own["step"].max(), own["step"].max() * 1.16)
+    axes.set_xlim(-0.02 * own["step"].max(), own["step"].max() * 1.24)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def _label_ends(axes: Axes, own: pd.DataFrame, name: str, colour: Any, gap: float) -> None:
     """Write each line's setting at its end, at least `gap` of the axes' height apart."""
-    ends = own[own["final"]].sort_values(name)
+    ends = own[own["final"] & own[name].notna()].sort_values(name)
     to_axes = axes.transScale + axes.transLimits
     places = [to_axes.transform((row.step, getattr(row, name))) for row in ends.itertuples()]
     heights = [height for _, height in places]
@@ -117,7 +120,20 @@ def _label_ends(axes: Axes, own: pd.DataFrame, name: str, colour: Any, gap: floa
         up[k] = max(up[k], up[k - 1] + gap)
         down[-1 - k] = min(down[-1 - k], down[-k] - gap)
     # Both are far enough apart, so their middle is, and it is nearest to the lines.
-    for (across, _), low, high, row in zip(places, down, up, ends.itertuples(), strict=True):
+    middle = [(low + high) / 2 for low, high in zip(down, up, strict=True)]
+    heights = clamped(middle, gap)
+    for (across, _), height, row in zip(places, heights, ends.itertuples(), strict=True):
         text = "" if pd.isna(row.setting) else f"{row.setting:g}"
         where = {"transform": axes.transAxes, "va": "center", "fontsize": 8.5, "color": colour}
-        axes.text(across + 0.02, (low + high) / 2, text, **where)
+        axes.text(across + CLEAR, height, text, **where)
+
+
+def clamped(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights moved into the axes (0 to 1), still `gap` apart where there is room.
+
+    Where there is not, they are as far apart as there is room for.
+    """
+    last, low, high = len(heights) - 1, MARGIN, 1 - MARGIN
+    gap = min(gap, (high - low) / last) if last > 0 else gap
+    under = [min(height, high - gap * (last - k)) for k, height in enumerate(heights)]
+    return [max(height, low + gap * k) for k, height in enumerate(under)]

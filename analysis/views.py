@@ -54,7 +54,7 @@ def _policy_columns(table: pd.DataFrame, heading: str = "setting") -> list[Colum
         heading: of the setting: "c" where it is the coefficient of J in every row.
     """
     columns: list[Column] = [
-        ("arm", _field("arm"), False),
+        ("arm", _field("arm", arm_name), False),
         (heading, _field("setting", setting), True),
     ]
     if "variant" in table and (table["variant"] != "").any():
@@ -79,12 +79,39 @@ def headline_grid(table: pd.DataFrame) -> dict[str, Any]:
     return grid(table, columns)
 
 
+def reached_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """A row for each arm: the highest gold reward within each KL, and the setting that has it.
+
+    Args:
+        table: see `findings.reached`.
+    """
+
+    def best(limit: float) -> Callable[[Mapping[str, Any]], str]:
+        def cell(row: Mapping[str, Any]) -> str:
+            found = table[(table["arm"] == row["arm"]) & (table["limit"] == limit)]
+            if found.empty:
+                return MISSING
+            policy = found.iloc[0].to_dict()
+            at = "" if pd.isna(policy["setting"]) else f" at {setting(policy['setting'])}"
+            variant = f" {policy['variant']}" if policy["variant"] else ""
+            return f"{with_error(policy, 'reward_gold')}{at}{variant}"
+
+        return cell
+
+    columns: list[Column] = [("arm", _field("arm", arm_name), False)]
+    for limit in sorted(table["limit"].unique()):
+        columns.append((f"KL \u2264 {limit:g} nats", best(limit), True))
+    return grid(table.drop_duplicates("arm"), columns)
+
+
 def objective_grid(table: pd.DataFrame) -> dict[str, Any]:
     """J of every run; a share is only bounded where the optimum's estimate has collapsed."""
 
     def share(row: Mapping[str, Any]) -> str:
-        if row["closed_share"] <= 0:
-            return "none"  # a fact whatever the optimum: the policy is not above SFT
+        if row["gain"] < -2 * row["gain_se"]:
+            return "none"  # a fact whatever the optimum: the policy is below SFT
+        if row["closed_share"] <= 0 or not row["above_sft"]:
+            return "none shown"
         if pd.isna(row["closed_share"]) or row["ess"] >= TRUSTED_ESS:
             return percent(row["closed_share"])
         # Too little room makes a positive share too large; a bound above 100% says nothing.
@@ -116,9 +143,13 @@ def comparison_grid(table: pd.DataFrame) -> dict[str, Any]:
         ("compared", _versus, False),
         ("difference in J [95%]", lambda row: with_interval(row, "difference"), True),
         ("seeds", _field("seeds"), True),
-        ("higher J", _field("higher", arm_name), False),
+        ("higher J", lambda row: _name(row["higher"]), False),
     ]
     return grid(table, columns)
+
+
+def _name(higher: Any) -> str:
+    return "not measured" if pd.isna(higher) else arm_name(higher)
 
 
 def _versus(row: Mapping[str, Any]) -> str:
@@ -137,7 +168,8 @@ def catalogue_grid(catalogue: Catalogue, present: Collection[str]) -> dict[str, 
     """
     table = pd.DataFrame(row for row in catalogue.rows if row["arm"] in present)
     columns = [
-        ("arm", _field("arm"), False),
+        ("arm", _field("arm", arm_name), False),
+        ("id", _field("arm"), False),
         ("family", lambda row: FAMILIES.get(row["family"], row["family"]), False),
         ("what it is", _field("summary"), False),
         ("setting", lambda row: row["setting"] or MISSING, False),
@@ -148,7 +180,7 @@ def catalogue_grid(catalogue: Catalogue, present: Collection[str]) -> dict[str, 
 
 
 def best_of_n_grid(frontier: pd.DataFrame) -> dict[str, Any]:
-    """Best of n: reward and the two KLs at each n.
+    """Best of n: reward, the two KLs and the effective sample size at each n.
 
     Args:
         frontier: FRONTIER.
@@ -164,6 +196,7 @@ def best_of_n_grid(frontier: pd.DataFrame) -> dict[str, Any]:
         ("proxy reward", _field("reward_proxy", fixed), True),
         ("KL measured, nats ± SE", lambda row: with_error(row, "kl", 3), True),
         ("log n \u2212 (n\u22121)/n", _field("bound", lambda kl: fixed(kl, 3)), True),
+        ("ESS", _field("ess", number), True),
     ]
     return grid(table, columns)
 
@@ -176,7 +209,9 @@ def training_grid(table: pd.DataFrame) -> dict[str, Any]:
         return with_error(moved, "change", 3)
 
     def verdict(row: Mapping[str, Any]) -> str:
-        return MISSING if pd.isna(row["improved"]) else "yes" if row["improved"] else "no"
+        if pd.isna(row["improved"]):
+            return MISSING if pd.isna(row["end"] - row["start"]) else "not shown"
+        return "yes" if row["improved"] else "no"
 
     columns = [
         *_policy_columns(table),
@@ -197,7 +232,11 @@ def agreement_grid(table: pd.DataFrame) -> dict[str, Any]:
         *_policy_columns(table),
         *((f"{k}, nats ± SE", lambda row, k=k: with_error(row, f"kl_{k}", 3), True) for k in kinds),
         ("largest difference, SE", _field("largest_z", number), True),
-        ("agree (3 SE)", lambda row: "yes" if row["agree"] else "no", False),
+        (
+            "agree (3 SE)",
+            lambda row: MISSING if pd.isna(row["agree"]) else "yes" if row["agree"] else "no",
+            False,
+        ),
     ]
     return grid(table, columns)
 

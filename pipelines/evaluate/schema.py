@@ -156,12 +156,13 @@ TRAINING = {
     "setting": "float64",
     "seed": "int64",
     "variant": "string",
-    "objective": "string",  # loss, reward model score - c KL, or gold reward - c KL
+    "objective": "string",  # loss, or reward model score (or gold reward) - c KL; GRPO's is scaled
     "better": "string",  # lower or higher
     "start": "float64",
     "end": "float64",
     "change_se": "float64",  # clustered by prompt; null for losses
-    "improved": "boolean",  # null where start or end is
+    # null where it is not known (start or end is null) or not shown: |end - start| < t change_se
+    "improved": "boolean",
     "run": "string",
 }
 

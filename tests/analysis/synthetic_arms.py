@@ -54,8 +54,8 @@ ARMS: dict[str, tuple[str, str, bool, str, dict[float | None, tuple[float, float
     "grpo": (
         "rl",
         "grpo.kl_coef",
-        True,
-        "proxy",
+        False,  # per standardised reward: not J's
+        "scaled-proxy",
         dict(zip(COEFFICIENTS, [(4.5, 10.2), (4.0, 7.2), (2.9, 2.9), (1.6, 0.8)], strict=True)),
     ),
     "dpo": (

@@ -40,7 +40,7 @@ def record(
         "identity": identity,
         "started": 1.0,
         "cost": {**cost, "peak_memory_bytes": int(seconds) * 1_000_000},
-        "phases": {},
+        "phases": {"sampling": {"seconds": 0.75 * seconds}, "scoring": {"seconds": 0.5 * seconds}},
         "files": {},
         "tables": {},
         "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -140,15 +140,22 @@ class Builder:
             if arm["seed"] == seed
         )
         pairs = self.records[judge]["identity"]["upstream"]["pairs"]
-        for arm, (_, _, _, trains_on, places) in ARMS.items():
+        for arm, (_, swept, _, trains_on, places) in ARMS.items():
             for setting, (reward, kl) in places.items():
                 if arm in ("ppo", "dpo"):
                     continue
                 upstream = {"sft": self.sft}
-                upstream |= {"loss": {"pairs": pairs}, "proxy": {"reward_model": judge}}.get(
-                    trains_on, {"gold": self.gold}
-                )
-                recipe: dict[str, Any] = {arm: {"setting": setting}}
+                scored = {"reward_model": judge}
+                upstream |= {
+                    "loss": {"pairs": pairs},
+                    "proxy": scored,
+                    "scaled-proxy": scored,
+                    "gold": {"gold": self.gold},
+                }[trains_on]
+                section, _, field = swept.partition(".")
+                recipe: dict[str, Any] = {section: {field: setting}} if swept else {}
+                if arm == "grpo":
+                    recipe[section]["scale_rewards"] = "group"
                 if trains_on != "loss":
                     recipe["sampling"] = dict(SAMPLING)
                 label, seconds = f"{arm}{setting}-{seed}", 30 + 2 * len(arm)
@@ -207,12 +214,24 @@ class Builder:
         """Leave out the other arms."""
         self.arms = [arm for arm in self.arms if arm["arm"] in arms]
 
+    def row(self, arm: str, setting: float | None, seed: int = 0) -> dict[str, Any]:
+        """The manifest's row of an arm."""
+        wanted = (arm, setting, seed)
+        return next(a for a in self.arms if (a["arm"], a["setting"], a["seed"]) == wanted)
+
+    def policy(self, arm: str, setting: float | None, seed: int = 0) -> dict[str, Any]:
+        """The identity of an arm's policy, to be changed."""
+        return self.records[self.row(arm, setting, seed)["policy"]]["identity"]
+
+    def reset(self, row: dict[str, Any], setting: float) -> None:
+        """Give an arm of PPO or DPO another setting, in the manifest and in its policy's recipe."""
+        field = {"ppo": "kl_coef", "dpo": "beta"}[row["arm"]]
+        self.records[row["policy"]]["identity"]["recipe"][row["arm"]][field] = setting
+        row["setting"] = setting
+
     def evaluation(self, arm: str, setting: float | None, seed: int = 0) -> str:
         """Fingerprint of one arm's evaluation."""
-        wanted = (arm, setting, seed)
-        return next(
-            a["evaluation"] for a in self.arms if (a["arm"], a["setting"], a["seed"]) == wanted
-        )
+        return self.row(arm, setting, seed)["evaluation"]
 
     def samples(self) -> pd.DataFrame:
         """SAMPLES of every final policy; the texts try to break out of HTML, CSV and LaTeX."""

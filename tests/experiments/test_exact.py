@@ -30,12 +30,23 @@ def made(tmp_path_factory):
 def test_ppo_and_dpo_reach_the_exact_optimum(made):
     folder, _ = made
     table = oracle_table(load(folder)).set_index("arm")
-    assert set(table.index) == set(EXACT.bars)
-    for arm, bar in EXACT.bars.items():
-        row = table.loc[arm]
+    assert list(table.index) == ["dpo", "ppo", "ppo-gt"]
+    for arm, row in table.iterrows():
+        bar = EXACT.bars[arm]
         assert bar <= row["closed_share"] <= 1, arm
         assert row["objective"] <= row["objective_opt"]
         assert row["kl"] == pytest.approx(row["kl_opt"], rel=0.1)
+
+
+def test_rloo_and_online_dpo_reach_it_too(tmp_path):
+    arms = ["rloo", "online-dpo"]
+    given = [f"rloo.kl_coef={BETA}", f"online_dpo.beta={BETA}"]
+    study = EXACT.resolve("mini", arms, assignments=given)
+    assert study.folder_name.startswith("exact-mini+arms=rloo,online-dpo+") and study.bars
+    run_local(study.steps(), Runtime(results=tmp_path, cache=tmp_path), cores=2)
+    table = oracle_table(load(collect(study, tmp_path))).set_index("arm")
+    for arm in arms:
+        assert EXACT.bars[arm] <= table.loc[arm, "closed_share"] <= 1, arm
 
 
 def test_the_report_of_an_enumerated_study(made):
@@ -79,6 +90,14 @@ def test_a_manifest_that_contradicts_its_records_is_refused(made, key, value):
         path.write_text(kept)
 
 
+def test_the_bars_are_for_the_settings_as_declared():
+    assert EXACT.resolve("mini").bars and EXACT.resolve("mini", ["rloo"]).bars
+    assert EXACT.resolve("mini", assignments=["dpo.beta=0.5"]).bars
+    for changed in ("ppo.updates=5", "reward_model.epochs=3", "task.eos=true"):
+        assert not EXACT.resolve("mini", assignments=[changed]).bars, changed
+    assert not EXACT.resolve("large").bars
+
+
 def test_verdicts_follow_the_bars(made):
     folder, _ = made
     table = oracle_table(load(folder))
@@ -100,6 +119,10 @@ def test_verdicts_follow_the_bars(made):
         ({"assignments": ["task.symbols=2", "task.prompts=7"]}, "there are only 6"),
         ({"assignments": ["task.symbols=26", "task.length=6"]}, "too many completions"),
         ({"seeds": 0}, "must be at least 1"),
+        ({"assignments": ["rloo.updates=5"]}, "none of the arms that are run reads it"),
+        ({"assignments": ["rloo.kl_coef=0.5"]}, "add --arms rloo"),
+        ({"arms": ["rloo"], "assignments": ["ppo.updates=5"]}, "add --arms ppo-gt or ppo"),
+        ({"arms": ["rloo"], "assignments": ["rloo.group=7"]}, "must be a multiple of group = 7"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):
