@@ -200,7 +200,7 @@ def trained(training: pd.DataFrame) -> str:
         if len(unclear):
             text += f", and for {len(unclear)} no change is shown ({_names(unclear, several)})"
         scored = known["better"].eq("higher").any()
-        parts.append(text + (", of rewards by 95% intervals over prompts" if scored else ""))
+        parts.append(text + (" (a reward: by its 95% interval over prompts)" if scored else ""))
     if len(unknown):
         parts.append(
             f"for {len(unknown)} it is not known ({_names(unknown, several)}), for their logs or "

@@ -15,7 +15,7 @@ from analysis.formats import MINUS, arm_name
 from analysis.frontier import TRUSTED_ESS
 from analysis.style import FEW, SETTINGS, STYLES, family_styles, new_figure, styles
 
-GAIN_SHORT = "gain in J over SFT (reward units, 95% interval)"
+GAIN_SHORT = "gain in J over SFT\n(reward units, 95% interval)"
 GAIN = f"gain in J = reward {MINUS} c·KL over SFT (reward units, 95% interval)"
 OPTIMUM_LABELS = {
     True: "estimated optimum",
@@ -102,7 +102,7 @@ def _rows(gains: pd.DataFrame, table: pd.DataFrame, catalogue: Catalogue) -> Fig
     down = -(-len(levels) // COLUMNS)
     with matplotlib.rc_context(SETTINGS):
         across = min(len(levels), COLUMNS)
-        figure = new_figure(2.2 + 2.7 * across, 1.3 + down * (0.8 + 0.28 * len(arms)))
+        figure = new_figure(2.2 + 2.7 * across, 1.5 + down * (1.0 + 0.28 * len(arms)))
         grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         for axes, level in zip(grid, levels, strict=False):
             for row, arm in enumerate(arms):
@@ -123,12 +123,13 @@ def _rows(gains: pd.DataFrame, table: pd.DataFrame, catalogue: Catalogue) -> Fig
             _mark_possible(axes, table[table["setting"] == level])
             axes.axvline(0, color="black", lw=1)
             axes.set_title(f"c = {level:g}")
+            axes.autoscale(axis="x")  # the lines across too, off the frame
             axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.set_xlabel(GAIN_SHORT)
         for axes in grid[len(levels) :]:
             axes.set_visible(False)
         grid[0].set_yticks(range(len(arms)), [arm_name(arm) for arm in arms])
         grid[0].set_ylim(len(arms) - 0.4, -0.6)
-        figure.supxlabel(GAIN_SHORT, fontsize=9.5)
         named = {line.get_label(): line for axes in grid for line in axes.get_lines()}
         handles = [line for label, line in named.items() if not str(label).startswith("_")]
         handles = [*_families(arms, catalogue), *handles]

@@ -1,5 +1,7 @@
 """Analytic FLOPs against torch's own counter."""
 
+import time
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,3 +69,16 @@ def test_counts_go_to_the_phase_they_happen_in():
     totals = ledger.totals(seconds=1.5)
     assert (totals["flops"], totals["tokens_trained"], totals["tokens_generated"]) == (23, 4, 2)
     assert totals["seconds"] == 1.5 and totals["peak_memory_bytes"] > 10 * 2**20
+
+
+def test_a_look_aside_is_in_no_total():
+    ledger = Ledger()
+    with ledger.phase("train"):
+        ledger.add(flops=5, tokens_trained=2)
+    with ledger.aside("look"):
+        ledger.add(flops=100, tokens_trained=100)
+        time.sleep(0.02)
+    totals = ledger.totals(seconds=1.0)
+    assert totals["flops"] == 5 and totals["tokens_trained"] == 2
+    assert totals["seconds"] == pytest.approx(1 - ledger.phases()["look"]["seconds"])
+    assert ledger.phases()["look"]["seconds"] >= 0.02 and ledger.phases()["look"]["flops"] == 100
