@@ -1,9 +1,9 @@
 """Best of n completions of the SFT model, by the gold reward or by a reward model.
 
 No policy is trained: its price is paid at inference, n completions for one. Everything is estimated
-from one set of N samples a prompt, without bias for every n up to N. Its precision follows N/n: the
-weights at n are worth about 2 N/n - 1 samples of equal weight a prompt (`ess`), 3 of them at n =
-N/2.
+from one set of N samples a prompt, without bias for every n up to N. Its precision follows N/n: for
+distinct scores and n > 1 the weights are worth about N (2n-1) / n^2 - 1 samples of equal weight a
+prompt (`ess`): 3 of them at n = N/2.
 """
 
 from collections.abc import Iterable

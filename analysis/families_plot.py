@@ -70,8 +70,9 @@ def families(
         figure.legend(
             handles=_legend(shown, curves, catalogue), loc="outside lower center", ncols=4
         )
+        marks = pd.concat([last, curves[curves["arm"].isin(BEST_OF_N)]])[["kl", "reward_gold"]]
         for axes, names in written:  # only now: the layout and all limits are final
-            place(axes, names, _lines(last, curves), last[["kl", "reward_gold"]].to_numpy(float))
+            place(axes, names, _lines(last, curves), marks.to_numpy(float))
         return figure
 
 

@@ -151,8 +151,9 @@ def estimators(table: pd.DataFrame) -> Figure | None:
 
 def _wide_scale(axes: Axes, low: float, high: float, linear: float) -> None:
     """An x-axis from `low` (0 or below) to `high`: linear up to `linear`, logarithmic beyond."""
-    if high <= 5 * linear:
-        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if high <= 5 * linear or not linear > 0:
+        spread = (high - low) or 1.0
+        axes.set_xlim(low - 0.03 * spread, high + 0.03 * spread)
         return
     axes.set_xscale("symlog", linthresh=linear, linscale=0.5)
     axes.set_xlim(low - 0.2 * linear, high * 1.15)

@@ -53,7 +53,7 @@ def proxy_scores(
         stage="proxy-scores",
         label=f"reference-s{seed}",
         function="pipelines.evaluate.samples:score_reference",
-        version=1,
+        version=2,
         recipe={},
         threads=protocol.compute.arm_threads,
         upstream={

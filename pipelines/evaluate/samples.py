@@ -138,8 +138,9 @@ def score_reference(context: Context) -> None:
     table = pd.read_parquet(context.inputs["reference_samples"] / "completions.parquet")
     pad_id = load_tokenizer(context.inputs["sft"] / "checkpoint").pad_token_id
     scores: list[float] = []
-    for _, sequences in packed_batches(table, pad_id, torch.device(device)):
-        scores += judge(sequences).double().tolist()
-        context.progress(len(scores), len(table), "completions")
+    with context.ledger.phase("scoring"):
+        for _, sequences in packed_batches(table, pad_id, torch.device(device)):
+            scores += judge(sequences).double().tolist()
+            context.progress(len(scores), len(table), "completions")
     table = table[["prompt_id", "sample"]].assign(reward_proxy=scores)
     conform(table, "proxy_scores").to_parquet(context.path / "scores.parquet")

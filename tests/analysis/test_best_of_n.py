@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_tables import reference_of
 
@@ -10,6 +11,7 @@ from analysis.best_of_n import (
     analytic_kl,
     best_of_n,
     best_of_n_weights,
+    grid_deficit,
     judged,
     measured_kl,
     sizes,
@@ -130,7 +132,7 @@ def test_the_table_has_both_judges_and_both_kls(with_proxy, tmp_path):
     more = pair[pair["setting"] > 1]
     assert (more["reward_gold"] > more["reward_gold_by_proxy"]).all()
     assert (more["reward_proxy"] < more["reward_proxy_by_proxy"]).all()
-    assert "an upper bound of its KL: at most" in bound_note(table)
+    assert "an upper bound of its KL. The KL measured on 64 reference" in bound_note(table)
     assert bound_note(table[table["arm"] == "dpo"]) == ""
 
 
@@ -147,3 +149,55 @@ def test_scores_of_other_samples_are_refused(with_proxy, tmp_path):
     builder.tables[step] = builder.tables[step].iloc[1:]
     with pytest.raises(UserError, match="does not score each of the reference samples"):
         load(builder.write(tmp_path / "s"))
+
+
+def test_scores_of_another_set_of_samples_are_refused(with_proxy, tmp_path):
+    """As many of them, with equal names: only the record tells."""
+    builder, step, _ = with_proxy
+    other = builder.add("reference-samples", "other", builder.shared, 5, 5)
+    builder.records[step]["identity"]["upstream"]["reference_samples"] = other
+    with pytest.raises(UserError, match="does not score each of the reference samples"):
+        load(builder.write(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("arm, name", [(GOLD, "best of n"), (PROXY, "best of n by proxy")])
+def test_a_missing_score_is_refused_by_the_arms_name(arm, name):
+    table = samples([[0.0, np.nan, 1.0, 2.0]], [[0.0, 1.0, np.nan, 2.0]])
+    match = rf"^{name} \({arm}\): 1 of 4 scores .* are missing"
+    with pytest.raises(UserError, match=match) as error:
+        best_of_n(table, arm)
+    assert "\n" not in str(error.value)
+
+
+def test_the_grids_own_deficit():
+    assert grid_deficit(128, 256) == pytest.approx(0.0104, abs=1e-4)
+    assert grid_deficit(32, 64) == pytest.approx(0.0104, abs=1e-4)
+    assert grid_deficit(8, 256) == pytest.approx((8 / 256) ** 2 / 24, rel=0.03)
+    assert grid_deficit(1, 256) == 0
+    # It is that of any distinct scores.
+    distinct = np.random.default_rng(0).normal(size=(1, 256))
+    assert analytic_kl(64) - measured_kl(distinct, 64)[0] == pytest.approx(grid_deficit(64, 256))
+
+
+def test_the_bounds_note_tells_the_grid_from_ties():
+    def note(excess):
+        """Of two ns, measured this far below the bound less the grid's own deficit."""
+        rows = []
+        for n, more in zip((2, 32), excess, strict=True):
+            key = {"arm": GOLD, "seed": 0, "variant": "", "setting": n, "n_samples": 64}
+            kl = analytic_kl(n) - grid_deficit(n, 64) - more
+            rows.append({**key, "kl_estimator": "analytic", "kl": analytic_kl(n)})
+            rows.append({**key, "kl_estimator": "measured", "kl": kl})
+        return bound_note(pd.DataFrame(rows))
+
+    assert "low by their own grid, by at least 0.0104 nats at n = 32" in note([0.0, 0.0])
+    assert "for equal scores, it is at most 0.000 nats below the bound" in note([0.0, 0.0])
+    assert "it is at most 0.300 nats" in note([0.3, 0.1])
+    assert "it is at most 0.400 nats" in note([0.2, 0.4])
+
+
+def test_the_effective_sample_size_follows_the_samples_over_n():
+    gold = np.random.default_rng(1).normal(size=(3, 256))
+    for n in (4, 32, 128):
+        ess = 256 * (2 * n - 1) / n**2 - 1
+        assert measured(samples(gold), GOLD, n)["ess"] == pytest.approx(ess, rel=0.02)

@@ -84,28 +84,60 @@ def test_reference_logprobs_are_dpos_own_cost(table):
     assert "reference-logprobs" in {label.get_text() for label in labels}
 
 
-def test_best_of_n_costs_its_share_of_the_samples(table):
-    # 64 samples a prompt took 60 s and 4 TFLOP; best of 8 needs an eighth of them.
+def test_best_of_n_costs_its_further_completions(table):
+    # Sampling 64 a prompt took 45 of the step's 60 s, and 4 TFLOP; best of 8 needs 7 further ones.
+    # Choosing by gold needs the gold reward, 2 s.
     own = cost(table, "best-of-n", 8, "reference-samples")
-    assert (own["seconds"], own["flops"]) == (60 / 8, 4 * 10**12 // 8)
-    assert own["tokens_generated"] == round(10 / 8)
-    assert cost(table, "best-of-n", 8, "total")["seconds"] == 138 + 60 / 8
-    whole = cost(table, "optimum", None, "total")
-    assert (whole["seconds"], whole["flops"]) == (138 + 60, 10**12 + 4 * 10**12)
+    assert (own["seconds"], own["flops"]) == (45 * 7 / 64, 4 * 10**12 * 7 // 64)
+    assert own["tokens_generated"] == round(10 * 7 / 64)
+    assert cost(table, "best-of-n", 8, "total")["seconds"] == 138 + 2 + 45 * 7 / 64
     settings = table.loc[table["arm"] == "best-of-n", "setting"]
     assert sorted(set(settings)) == [1, 2, 4, 8, 16, 32]
-    assert typical(table).query("arm == 'best-of-n' and stage == 'total'")["seconds"].iloc[0] == 168
+    largest = typical(table).query("arm == 'best-of-n' and stage == 'total'")["seconds"].iloc[0]
+    assert largest == 138 + 2 + 45 * 31 / 64
+
+
+def test_best_of_one_costs_what_the_sft_model_does(table):
+    for measure in ("seconds", "flops", "tokens_generated"):
+        start = cost(table, "sft", None, "total")[measure]
+        assert cost(table, "best-of-n", 1, "total")[measure] == start
+
+
+def test_the_optimum_is_charged_with_all_samples(table):
+    whole = cost(table, "optimum", None, "total")
+    assert (whole["seconds"], whole["flops"]) == (138 + 2 + 45, 10**12 + 10**9 + 4 * 10**12)
+
+
+def test_where_sampling_was_not_timed_the_whole_step_counts(builder, tmp_path):
+    builder.records[builder.reference]["phases"] = {"main": {"seconds": 0.0}}
+    table = compute(load(builder.write(tmp_path / "s")))
+    assert cost(table, "best-of-n", 8, "reference-samples")["seconds"] == 60 * 7 / 64
 
 
 def test_best_of_n_by_proxy_pays_for_the_reward_model_and_its_scores(builder, tmp_path):
     judge = next(step for step, made in builder.records.items() if made["stage"] == "reward-model")
     builder.proxy(judge)
     table = compute(load(builder.write(tmp_path / "s")))
-    assert cost(table, "best-of-n-proxy", 16, "proxy-scores")["seconds"] == 16 / 4
-    assert cost(table, "best-of-n-proxy", 16, "total")["seconds"] == 138 + 20 + 60 / 4 + 16 / 4
+    # Scoring 64 a prompt took 8 of the step's 16 s; all 16 are scored, 15 are further ones.
+    scores, samples = 8 * 16 / 64, 45 * 15 / 64
+    assert cost(table, "best-of-n-proxy", 16, "proxy-scores")["seconds"] == scores
+    assert cost(table, "best-of-n-proxy", 16, "total")["seconds"] == 138 + 20 + samples + scores
     with_pairs = cost(table, "best-of-n-proxy", 16, "total_with_pairs")
-    assert with_pairs["seconds"] == 138 + 20 + 60 / 4 + 16 / 4 + 15
+    assert with_pairs["seconds"] == 138 + 20 + samples + scores + 15
+    assert cost(table, "best-of-n-proxy", 1, "proxy-scores")["seconds"] == 0
     assert table[["flops", "tokens_generated", "tokens_trained"]].dtypes.eq("int64").all()
+
+
+def test_the_gold_reward_is_a_judge_of_arms_that_train_on_it(full):
+    study = load(full["report"].parent)
+    table = compute(study)
+    parts = [cost(table, "ppo-gt", 0.1, stage)["seconds"] for stage in ("corpus", "sft", "ppo-gt")]
+    total = cost(table, "ppo-gt", 0.1, "total")["seconds"]
+    assert total == sum(parts) + 2
+    assert cost(table, "ppo-gt", 0.1, "total_with_pairs")["seconds"] == total
+    legend = plots.cost(typical(table), study.catalogue).legends[0].get_texts()
+    names = {text.get_text() for text in legend}
+    assert {"gold as the arm's judge", "gold (preference data)"} <= names
 
 
 def test_bars_have_no_optimum_and_one_name_for_what_is_the_arms_own(table):

@@ -3,16 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic_study import Builder
 from synthetic_tables import MU, reference_of, toy_scores
 
 from analysis.best_of_n import best_of_n_weights
 from analysis.frontier import (
+    GRID,
     frontier,
     frontier_table,
     optimum,
     optimum_per_prompt,
     points,
 )
+from analysis.frontier_plot import curve
 from analysis.objective import gain_per_prompt, gains
 from analysis.statistics import interval, margin, prompt_means
 from analysis.study import load
@@ -98,6 +101,31 @@ def test_whole_table_has_the_curves_where_they_are_trusted(builder, tmp_path):
     ordered = curve.sort_values("kl")
     best = np.interp(inside["kl"], ordered["kl"], ordered["reward_gold"])
     assert len(inside) >= 2 and (best >= inside["reward_gold"]).all()
+
+
+def test_the_optimum_is_at_the_coefficients_of_arms_that_have_a_j_and_of_no_others(tmp_path):
+    builder = Builder.full(prompts=4, samples=2, reference=64)
+    builder.reset(builder.row("dpo", 1.0), 2.0)  # neither is 2 in GRID, nor SimPO's 5
+    study = load(builder.write(tmp_path / "s"))
+    assert not {2.0, 5.0} & set(GRID) and 5.0 in set(study.scores["setting"])
+    table = frontier_table(study)
+    found = set(table.loc[table["arm"] == "optimum", "setting"])
+    assert 2.0 in found and 5.0 not in found
+
+
+def test_a_curve_is_the_mean_over_its_seeds():
+    rows = pd.DataFrame(
+        {
+            "arm": "best-of-n-proxy",
+            "setting": [1.0, 1.0, 2.0, 2.0],
+            "seed": [0, 1, 0, 1],
+            "kl": [0.0, 0.0, 0.2, 0.2],
+            "reward_gold": [1.0, 3.0, 4.0, 8.0],
+            "reward_gold_se": 0.1,
+            "n_prompts": 4,
+        }
+    )
+    assert curve(rows, "best-of-n-proxy")["reward_gold"].tolist() == [2.0, 6.0]
 
 
 def test_points_have_the_interval_of_every_other_table():

@@ -145,3 +145,15 @@ def test_an_arm_whose_setting_is_no_coefficient_has_no_objective():
     assert set(gains(both, REFERENCE)["arm"]) == {"dpo"}
     assert compare(both, REFERENCE, "kto", "dpo").empty
     assert objective(toy_scores(arm="kto"), REFERENCE).empty
+
+
+def test_a_comparison_without_a_kl_is_not_measured():
+    both = [toy_scores(arm="ppo", run="b", kl_rb=np.nan), toy_scores()]
+    row = compare(pd.concat(both), REFERENCE, "ppo", "dpo").iloc[0]
+    assert row["higher"] is None and np.isnan(row["difference"])
+
+
+@pytest.mark.parametrize("name", ["kl_k1", "kl_k3", "kl_rb"])
+def test_without_one_of_the_estimates_agreement_is_null(name):
+    row = agreement(toy_scores(**{name: np.nan})).iloc[0]
+    assert pd.isna(row["largest_z"]) and pd.isna(row["agree"])

@@ -196,15 +196,17 @@ def test_shares_without_a_trusted_optimum_are_bounds():
             "objective_sft": 0.5,
             "objective_optimum": 2.0,
             "ess": [2.0, 5.0, 90.0, 2.0, 90.0],
-            "gain": 0.5,
+            "gain": [0.5, 0.5, 0.5, -0.15, -0.5],
             "gain_se": 0.1,
-            "above_sft": True,
+            "above_sft": [True, True, True, False, False],
             "closed_share": [1.4, 0.4, 0.3, -0.1, -0.2],
         }
     )
     shown = [row[-1] for row in views.objective_grid(table)["rows"]]
     # With too little room a negative share is too low, so "at most" would be false.
-    assert shown == ["no bound", "\u2264 40%", "30%", "none", "none"]
+    assert shown == ["no bound", "\u2264 40%", "30%", "none shown", "none"]
+    unclear = table.assign(gain=0.1, above_sft=False, closed_share=0.2)
+    assert {row[-1] for row in views.objective_grid(unclear)["rows"]} == {"none shown"}
 
 
 def shares(**columns) -> pd.DataFrame:
@@ -236,6 +238,10 @@ def test_share_in_the_headline(written):
     assert row["closed_share"] == pytest.approx(own["closed_share"])
     assert row["closed_low"] == pytest.approx(row["ci_low"] / room)
     assert share_closed(shares().iloc[0]) == "30% [20%, 40%]"
+    # As in the sentences: no share is claimed where the gain's interval covers 0.
+    assert share_closed(shares(closed_low=-0.1).iloc[0]) == "none shown"
+    assert share_closed(shares(closed_low=-0.4, closed_high=-0.1).iloc[0]) == "none"
+    assert share_closed(shares(closed_share=float("nan")).iloc[0]) == "\u2013"
 
 
 def test_costs_say_nothing_of_memory(written):
@@ -293,7 +299,7 @@ def test_few_arms(tmp_path, arms, seeds):
 
 
 def test_setting_zero_and_no_tuning(builder, tmp_path):
-    next(arm for arm in builder.arms if arm["arm"] == "ppo")["setting"] = 0.0
+    builder.reset(next(arm for arm in builder.arms if arm["arm"] == "ppo"), 0.0)
     folder = builder.write(tmp_path / "s")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "tuning": ""}))
@@ -307,7 +313,10 @@ def with_variants(tmp_path_factory):
     """The folder of a study of one setting whose arms differ in learning rates."""
     builder = Builder(prompts=6, samples=2, reference=32)
     for power, arm in enumerate(builder.arms[1:]):
-        arm |= {"setting": 0.1, "variant": f"{arm['arm']}.learning_rate={10.0**-power:g}"}
+        builder.reset(arm, 0.1)
+        recipe = builder.records[arm["policy"]]["identity"]["recipe"][arm["arm"]]
+        recipe["learning_rate"] = 10.0**-power
+        arm["variant"] = f"{arm['arm']}.learning_rate={10.0**-power:g}"
     folder = builder.write(tmp_path_factory.mktemp("study") / "toy-variants")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a layout that collapses is only a warning
@@ -363,3 +372,115 @@ def test_numbers_for_readers():
     assert number(float("nan")) == "\u2013" and fixed(-0.5) == "\u22120.50"
     assert [short(v) for v in (0, 258.0, 3.8e12)] == ["0", "258", "3.80 T"]
     assert with_error({"x": 1.234, "x_se": 0.05}, "x") == "1.23 \u00b1 0.05"
+
+
+def without_kl(builder, arm, *settings):
+    for setting in settings:
+        table = builder.tables[builder.evaluation(arm, setting)]
+        table["kl_rb"] = float("nan")
+
+
+def test_a_missing_kl_is_not_measured_instead_of_no_difference(builder, tmp_path):
+    without_kl(builder, "ppo", 0.05)
+    result = write_report(builder.write(tmp_path / "s"))
+    text = " ".join(result["sentences"])
+    assert "not measured at c = 0.05" in text and "\u2013 [" not in text
+    assert "The KL of PPO 0.05 was not measured by all three." in text
+    assert "for all 7 trained policies" in text
+    table = pd.read_csv(tmp_path / "s" / "tables" / "comparison.csv")
+    assert table.set_index("setting")["higher"].isna().tolist() == [True, False, False, False]
+    assert "<td>not measured</td>" in (tmp_path / "s" / "report.html").read_text()
+    counted = pd.concat([table] * 3, ignore_index=True).assign(variant_a="", variant_b="")
+    assert "; 3 were not measured (95%" in findings.compared(counted)[0]
+
+
+def test_a_single_prompt_has_a_report_without_intervals(tmp_path):
+    builder = Builder(prompts=1, samples=4, reference=32)
+    text = " ".join(write_report(builder.write(tmp_path / "s"))["sentences"])
+    assert "0 of 8 trained policies have a higher J than SFT; there is no interval for" in text
+
+
+def test_evaluations_by_other_code_are_said(builder, tmp_path):
+    made = builder.records[builder.evaluation("ppo", 0.1)]
+    made |= {"commit": "f" * 40, "versions": {"torch": "1.0", "trl": "0.1"}}
+    text = " ".join(notes.caveats(load(builder.write(tmp_path / "s"))))
+    assert (
+        "the same code: 9 by commit 01234567 (torch 2.9.0), 1 by commit ffffffff (torch 1.0" in text
+    )
+
+
+def test_one_code_needs_no_caveat(written):
+    study = load(written)
+    assert "the same code" not in " ".join(notes.caveats(study))
+    assert "code" not in notes.footing_note(study)
+
+
+def test_that_gains_share_an_error_is_said(written, builder, tmp_path):
+    study = load(written)
+    own = study.reference.groupby("prompt_id")["reward_gold"].var(ddof=1).mean()
+    text = notes.shared_error_note(study)
+    assert f"sampling error ({(own / 64 / 24) ** 0.5:.3f} in reward units" in text
+    assert "in differences between arms it cancels" in (written / "report.html").read_text()
+    builder.keep("sft")
+    assert notes.shared_error_note(load(builder.write(tmp_path / "s"))) == ""
+
+
+def test_the_page_has_no_words_run_together(written, full):
+    for page in (written / "report.html", full["report"]):
+        text = re.sub(r"base64,[^\"]*", "", page.read_text())
+        assert not re.search(r"(intervals|tables|training|model)\.[A-Z]", text)
+
+
+def test_tables_name_arms_as_sentences_do(written, full):
+    lines = (written / "tables" / "headline.md").read_text().splitlines()
+    assert {line.split("|")[1].strip() for line in lines if line.startswith("| ")} == {
+        "arm", "---", "SFT", "PPO", "DPO",
+    }  # fmt: skip
+    page = full["report"].read_text()
+    assert "<td>hinge DPO</td>" in page or '<td class="arm">hinge DPO</td>' in page
+    assert "<td>dpo-hinge</td>" in page  # its id, as --arms takes it
+
+
+def test_a_long_headline_is_folded_behind_a_short_one(written, full):
+    page = full["report"].read_text()
+    assert "<summary>All 70 policies</summary>" in page and "KL \u2264 3 nats" in page
+    assert "KL \u2264 3 nats" not in (written / "report.html").read_text()
+
+
+def test_what_is_reached_within_a_kl():
+    row = {"variant": "", "reward_gold_se": 0.1}
+    places = [("ppo", 1.0, 0.5, 1.0), ("ppo", 0.3, 2.0, 3.0), ("ppo", 0.1, 2.5, 2.0)]
+    places += [("dpo", 0.1, 5.0, 4.0), ("sft", None, 0.0, 0.5)]
+    table = pd.DataFrame(
+        [{**row, "arm": a, "setting": s, "kl": kl, "reward_gold": r} for a, s, kl, r in places]
+    )
+    grid = views.reached_grid(findings.reached(table))
+    assert [heading for heading, _ in grid["columns"]] == [
+        "arm", "KL \u2264 1 nats", "KL \u2264 3 nats", "KL \u2264 10 nats",
+    ]  # fmt: skip
+    assert grid["rows"] == [
+        ["PPO", "1.00 \u00b1 0.10 at 1", "3.00 \u00b1 0.10 at 0.3", "3.00 \u00b1 0.10 at 0.3"],
+        ["DPO", "\u2013", "\u2013", "4.00 \u00b1 0.10 at 0.1"],
+        ["SFT", "0.50 \u00b1 0.10", "0.50 \u00b1 0.10", "0.50 \u00b1 0.10"],
+    ]
+
+
+def test_a_verdict_on_several_policies_is_each_by_itself():
+    row = {"variant": "", "gain": 0.5, "ci_low": 0.1, "ci_high": 0.9}
+    table = pd.DataFrame([{**row, "arm": "dpo", "setting": c} for c in (0.1, 0.3, 1.0)])
+    [text] = findings.against_sft(table)
+    assert text.startswith("All 3 trained policies") and "95% intervals, each by itself" in text
+    [text] = findings.against_sft(table.head(1))
+    assert "each by itself" not in text
+    table.loc[0, ["ci_low", "ci_high"]] = float("nan")
+    [text] = findings.against_sft(table)
+    assert text.startswith("2 of 3") and "there is no interval for DPO 0.1" in text
+
+
+def test_the_worst_estimates_come_first(written):
+    table = agreement(load(written).scores)
+    shown = [label.get_text() for label in plots.estimators(table).axes[0].get_yticklabels()]
+    worst = table[table["arm"] != "sft"].sort_values("largest_z", ascending=False)
+    wanted = [f"{arm.upper()} {c:g}" for arm, c in zip(worst["arm"], worst["setting"], strict=True)]
+    assert shown == wanted
+    assert plots.estimators(table.assign(largest_z=float("nan"))) is None
