@@ -29,7 +29,7 @@ from analysis.style import (
 
 GREY = "#c9c9c9"
 FLOOR = 1e-3  # nats: an axis of KL ends beyond this
-BEYOND = 1.5  # a family's axis of KL ends where its own largest KL, times this, is
+BEYOND = 1.25  # a family's axis of KL ends where its own largest KL, times this, is
 BARS = 0.35  # opacity of the intervals
 
 
@@ -40,8 +40,9 @@ def families(
 
     A curve joins an arm's settings, averaged over seeds; its name is at its end with the largest
     KL. In a family's panel its own arms are drawn strongly and all others grey, and the axes are
-    cut to the family. Bars are 95% intervals over prompts, for one seed; with several, the seeds
-    are small dots. Policies without a KL or a reward have no place and are left out.
+    cut to the family's arms that are not told the gold reward: those that are go far beyond them,
+    which the overview shows. Bars are 95% intervals over prompts, for one seed; with several, the
+    seeds are small dots. Policies without a KL or a reward have no place and are left out.
 
     Args:
         points: see `frontier.points`; snapshots are left out.
@@ -133,13 +134,19 @@ def _draw_family(
         look = {"color": shade, "marker": marker, "lw": 1.6, "ms": 6}
         look |= {"ls": LINES[number % len(LINES)], "mfc": "white" if number % 2 else shade}
         _draw_arm(axes, last[last["arm"] == arm], seeds[seeds["arm"] == arm], look, bars=BARS)
-        names.append(_end(last, arm, shade))
-    own = last[last["arm"].isin([*arms, "sft"])]
+    told = [arm for arm in arms if catalogue.trains_on(arm) == "gold"]
+    cut = [arm for arm in arms if arm not in told] or arms
+    own = last[last["arm"].isin([*cut, "sft"])]
     furthest = BEYOND * float(own["kl"].max())
     if family == "sampling" or not furthest > 0:
         own, furthest = pd.concat([own, curves]), BEYOND * float(curves["kl"].max())
     near = curves[(curves["kl"] <= furthest) & (curves["arm"] == OPTIMUM)]
     _limits(axes, pd.concat([own, near]), furthest)
+    top = axes.get_ylim()[1]
+    inside = last[(last["kl"] <= furthest) & (last["reward_gold"] <= top)]
+    for arm, shade in zip(arms, shades(colour, len(arms)), strict=True):
+        if (inside["arm"] == arm).any():
+            names.append(_end(inside, arm, shade))
     axes.set_title(FAMILIES.get(family, family))
     numbers = _setting_names(last[last["arm"].isin(arms)]) if len(arms) <= FEW else []
     return [*names, *_curve_names(axes, curves), *numbers]

@@ -28,6 +28,7 @@ NAMES = {
     "simpo": "SimPO",
     "orpo": "ORPO",
     "online-dpo": "online DPO",
+    "online-dpo-gt": "online DPO-GT",
     "best-of-n": "best of n",
     "best-of-n-proxy": "best of n by proxy",
     "optimum": "estimated optimum",
