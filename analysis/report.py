@@ -76,8 +76,12 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     )
     caveats = notes.caveats(study)
     bullets = "".join(f"- {sentence}\n" for sentence in [*answer, *caveats])
+    long = len(headline) > MOST_HEADLINE
+    shown = (
+        views.reached_grid(findings.reached(headline)) if long else views.headline_grid(headline)
+    )
     (study.folder / "tables" / "headline.md").write_text(
-        f"{views.markdown(views.headline_grid(headline))}\n{bullets}", encoding="utf-8"
+        f"{views.markdown(shown)}\n{bullets}", encoding="utf-8"
     )
     page = study.folder / "report.html"
     page.write_text(

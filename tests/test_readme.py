@@ -26,7 +26,12 @@ SUBSTITUTES = {
 
 @pytest.mark.parametrize(
     ("mark", "study"),
-    [("headline", "sentiment-mini+seeds=3"), ("exact", "exact-mini+seeds=3")],
+    [
+        ("headline", "sentiment-mini+seeds=3"),
+        ("arms", "sentiment-mini+arms=all"),
+        ("exact", "exact-mini+seeds=3"),
+        ("exact-arms", "exact-mini+arms=rloo,grpo,online-dpo+seeds=3"),
+    ],
 )
 def test_the_tables_are_the_published_studies(mark, study):
     published = ROOT / "results" / "experiments" / study / "tables" / "headline.md"
