@@ -471,13 +471,13 @@ def test_a_step_leaves_a_policy_and_nothing_else(policy, tokenizer, tmp_path, me
         progress=lambda *state: None,
         log=rows.append,
     )
-    ledgers, judge_of = [], group_stage.learnt_judge
+    ledgers, judge_of = [], group_stage.judge_of
 
-    def watched(model, ledger):
-        ledgers.append(ledger)  # the judge books its own cost there
-        return judge_of(model, ledger)
+    def watched(context):
+        ledgers.append(context.ledger)  # the judge books its own cost there
+        return judge_of(context)
 
-    monkeypatch.setattr(group_stage, "learnt_judge", watched)
+    monkeypatch.setattr(group_stage, "judge_of", watched)
     getattr(group_stage, f"train_{method}")(context)
     assert sorted(file.name for file in path.iterdir()) == [
         "checkpoint",
