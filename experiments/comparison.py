@@ -227,7 +227,8 @@ def resolve(
     declared = complete(experiment.scales[scale])
     given = settings.parse(assignments, declared)
     read = {arm.settings.section for arm in chosen if arm.settings}
-    settings.check_read(given, read, _owners())
+    sections = {arm.name: arm.settings.section for arm in ARMS.values() if arm.settings}
+    settings.check_read(given, sections, names)
     _check_fixed(given, chosen)
     swept = {sweep[0] for arm in chosen if (sweep := experiment.sweep(arm))}
     single = {name: values[0] for name, values in given.items() if len(values) == 1}
@@ -274,15 +275,6 @@ def resolve(
         reference_samples=start.reference_samples,
         gold=start.gold,
     )
-
-
-def _owners() -> dict[str, list[str]]:
-    """The arms that read each section."""
-    owners: dict[str, list[str]] = {}
-    for arm in ARMS.values():
-        if arm.settings:
-            owners.setdefault(arm.settings.section, []).append(arm.name)
-    return owners
 
 
 def _check_fixed(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:

@@ -193,18 +193,19 @@ def checked(
         if name.partition(".")[2] in ("kl_coef", "beta") and min(values) <= 0:
             raise UserError(f"--set {name}: must be above 0, without a KL there is no optimum")
     swept = swept_names(experiment)
-    owners: dict[str, list[str]] = {}
-    for arm, choice in experiment.choices().items():
-        if choice.sweep:
-            owners.setdefault(choice.sweep[0].partition(".")[0], []).append(arm)
     chosen = experiment.chosen(arms)[0]
-    settings.check_read(given, [k for k, by in owners.items() if {*by} & {*chosen}], owners)
+    sections = {
+        arm: choice.sweep[0].partition(".")[0]
+        for arm, choice in experiment.choices().items()
+        if choice.sweep
+    }
+    settings.check_read(given, sections, chosen)
     for name, values in given.items():
         if len(values) > 1 and name not in swept:
             raise UserError(f"--set {name}: this experiment takes one value of it")
     fixed = {name: values[0] for name, values in given.items() if name not in swept}
     protocol = settings.apply(experiment.scales[scale], fixed)
-    return protocol, experiment.chosen(arms)[0], given
+    return protocol, chosen, given
 
 
 def swept_names(experiment: Experiment) -> set[str]:

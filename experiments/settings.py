@@ -85,21 +85,20 @@ def apply(protocol: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(protocol, **changed)
 
 
-def check_read(
-    given: Iterable[str], read: Iterable[str], owners: Mapping[str, Sequence[str]]
-) -> None:
+def check_read(given: Iterable[str], sections: Mapping[str, str], chosen: Iterable[str]) -> None:
     """Raise `UserError` for a setting of arms that are not run: it would change nothing.
 
     Args:
-        read: the sections of the arms that are run.
-        owners: for each section of an arm, the arms that read it.
+        sections: the section of each arm that has one, by the arm's name.
+        chosen: names of the arms that are run.
     """
     for name in given:
         section = name.partition(".")[0]
-        if section in owners and section not in read:
+        owners = [arm for arm, own in sections.items() if own == section]
+        if owners and not {*owners} & {*chosen}:
             raise UserError(
                 f"--set {name}: none of the arms that are run reads it; "
-                f"add --arms {' or '.join(owners[section])}"
+                f"add --arms {' or '.join(owners)}"
             )
 
 

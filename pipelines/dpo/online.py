@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 from transformers import (
@@ -33,7 +32,7 @@ from transformers import (
 
 from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.specs import OnlineDPOSpec
-from pipelines.shared.corpus import prompts_of
+from pipelines.shared.corpus import training_prompts
 from pipelines.shared.generation import check_sampler
 from pipelines.shared.judges import Judge, judge_of
 from pipelines.shared.ledger import Ledger, ModelCost
@@ -300,13 +299,11 @@ def train(context: Context) -> None:
     """Step: one online-DPO run on the pairs' prompts. Writes checkpoint/, snapshots/,
     policies.json."""
     sampling: SamplingSpec = context.spec("sampling")
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
-    prompts = prompts_of(reviews, "preference", sampling.prompts)
     train_from(
         context,
         context.inputs["sft"] / "checkpoint",
         judge_of(context),
-        prompts["prompt_ids"].map(list).tolist(),
+        training_prompts(context),
         max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
     )

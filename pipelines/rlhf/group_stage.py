@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from trl import GRPOConfig, RLOOConfig
 
 from pipelines.rlhf.group import ExactIdsGRPOTrainer, ExactIdsRLOOTrainer
 from pipelines.rlhf.specs import GroupSpec, GRPOSpec, RLOOSpec
-from pipelines.shared.corpus import prompts_of
+from pipelines.shared.corpus import training_prompts
 from pipelines.shared.judges import Judge, judge_of
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.specs import SamplingSpec
@@ -35,13 +34,11 @@ def train_grpo(context: Context) -> None:
 def train(context: Context, method: str) -> None:
     """One run against the judge that is upstream."""
     sampling: SamplingSpec = context.spec("sampling")
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
-    prompts = prompts_of(reviews, "preference", sampling.prompts)
     fit(
         context,
         method,
         context.inputs["sft"] / "checkpoint",
-        prompts["prompt_ids"].map(list).tolist(),
+        training_prompts(context),
         judge_of(context),
         max_completion_length=sampling.max_new_tokens,
         temperature=sampling.temperature,

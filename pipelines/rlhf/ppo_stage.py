@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-import pandas as pd
 from datasets import Dataset
 
 from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.specs import PPOSpec
-from pipelines.shared.corpus import prompts_of
+from pipelines.shared.corpus import training_prompts
 from pipelines.shared.gold import GoldReward
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
 from pipelines.shared.specs import SamplingSpec
@@ -27,21 +26,19 @@ def run(context: Context, spec: PPOSpec) -> None:
     sampling: SamplingSpec = context.spec("sampling")
     sft, device = context.inputs["sft"] / "checkpoint", context.runtime.device
     tokenizer = load_tokenizer(sft)
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
-    prompts = prompts_of(reviews, "preference", sampling.prompts)
     policy = load_policy(sft)
     writer = PolicyWriter(context, policy, tokenizer)
     trainer = PPOTrainer(
         model=policy,
         ref_model=load_policy(sft, device),
-        **judge_of(context),
+        **rewarded_by(context),
         args=PPOConfig(
             **trainer_arguments(context),
             **ppo_arguments(spec),
             max_completion_length=sampling.max_new_tokens,
             temperature=sampling.temperature,
         ),
-        train_dataset=Dataset.from_dict({"prompt_ids": prompts["prompt_ids"].map(list).tolist()}),
+        train_dataset=Dataset.from_dict({"prompt_ids": training_prompts(context)}),
         processing_class=tokenizer,
         callbacks=[StepCallback(context, writer, spec.snapshots)],
         ledger=context.ledger,
@@ -51,7 +48,7 @@ def run(context: Context, spec: PPOSpec) -> None:
     writer.finish()
 
 
-def judge_of(context: Context) -> dict[str, Any]:
+def rewarded_by(context: Context) -> dict[str, Any]:
     """The argument of PPOTrainer that says what is rewarded."""
     if "reward_model" in context.inputs:
         folder = context.inputs["reward_model"] / "checkpoint"

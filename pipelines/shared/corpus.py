@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.shared.assets import ROTTEN_TOMATOES, read
-from pipelines.shared.specs import CorpusSpec
+from pipelines.shared.specs import CorpusSpec, SamplingSpec
 from pipelines.shared.steps import Context
 
 END = "<|endoftext|>"
@@ -69,6 +69,14 @@ def split_of(prompt_ids: Sequence[int], spec: CorpusSpec) -> str:
 def prompt_hash(prompt_ids: Sequence[int]) -> str:
     """sha256 (hex) of the ids; its head is the prompt_id of every table."""
     return hashlib.sha256(" ".join(map(str, prompt_ids)).encode()).hexdigest()
+
+
+def training_prompts(context: Context) -> list[list[int]]:
+    """Token ids of the prompts that an arm samples on: those that the pairs are made from."""
+    sampling: SamplingSpec = context.spec("sampling")
+    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
+    prompts = prompts_of(reviews, "preference", sampling.prompts)
+    return prompts["prompt_ids"].map(list).tolist()
 
 
 def prompts_of(reviews: pd.DataFrame, split: str, count: int) -> pd.DataFrame:
