@@ -56,6 +56,16 @@ def options(variant: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in variant.split())
 
 
+def agree(variant_a: str, variant_b: str) -> bool:
+    """Whether two variants have equal values of the options that both name: the same labels, say.
+
+    >>> agree("labels.noise=0.2 dpo.epochs=2", "labels.noise=0.2"), agree("a.b=1", "a.b=2")
+    (True, False)
+    """
+    a, b = options(variant_a), options(variant_b)
+    return all(a[name] == b[name] for name in a.keys() & b.keys())
+
+
 def some(names: Sequence[str], most: int = 8) -> str:
     """The first few names, and how many more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -17,6 +17,7 @@ from analysis.frontiers.best_of_n import best_of_n_per_prompt, judged
 from analysis.frontiers.dominance import Frontiers, dominance, matrices, trace
 from analysis.judging.temperatures import compare_losses, losses
 from analysis.statistics import bootstrap_weights, crossed, finals
+from analysis.studies.reference import sft_rewards
 
 if TYPE_CHECKING:
     from analysis.studies.study import Study
@@ -380,7 +381,7 @@ def _own(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 def _base(evidence: Evidence) -> np.ndarray:
     """SFT's reward on each prompt."""
-    return evidence.study.reference.groupby("prompt_id")["reward_gold"].mean().to_numpy()
+    return sft_rewards(evidence.study.reference).to_numpy()
 
 
 def _difference(table: pd.DataFrame, a: str, b: str) -> Measured | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import KEYS, POLICY, interval, prompt_means
+from analysis.studies.reference import sft_rewards
 from analysis.studies.study import Study
 from pipelines.evaluate.schema import MATCHED, REWARD_PER_COMPUTE, conform
 
@@ -37,7 +38,7 @@ def reward_gains(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["reward_gold", "kl_rb"]
     reached = prompt_means(scores[scores["arm"] != "sft"], columns).rename(columns={"kl_rb": "kl"})
-    base = reference.groupby("prompt_id")["reward_gold"].mean()
+    base = sft_rewards(reference)
     start = reached[KEYS].drop_duplicates("run").assign(step=0, kl=0.0)
     table = pd.concat([reached, start.merge(base.reset_index(), how="cross")], ignore_index=True)
     base_of = table["prompt_id"].map(base).astype(float)

@@ -22,33 +22,11 @@ from statsmodels.genmod.generalized_linear_model import GLM
 
 from analysis.diagnostics.prompt_pairs import clustered, differences
 from analysis.statistics import finals, margin
+from analysis.studies.labeller import Labeller, labeller_of
 from analysis.studies.study import Study
 from pipelines.evaluate.schema import CALIBRATION, RELIABILITY, conform
 
 BINS = 10  # of equal width, from 0.5 to 1
-
-
-@dataclass(frozen=True)
-class Labeller:
-    """Whose comparisons a reward model learned from; `temperature` in units of gold reward."""
-
-    temperature: float
-    noise: float
-
-    def prefers(self, difference: np.ndarray) -> np.ndarray:
-        """Probability that it prefers a sample with so much more gold reward than the other."""
-        first = expit(difference / self.temperature)
-        return (1 - self.noise) * first + self.noise * (1 - first)
-
-
-def labeller_of(study: Study, evaluation: str) -> Labeller | None:
-    """Whose labels the reward model of an evaluation learned from; None where nobody simulated them
-    or there is no reward model.
-    """
-    judge = study.records[evaluation]["identity"]["upstream"].get("reward_model")
-    pairs = study.records[judge]["identity"]["upstream"].get("pairs") if judge else None
-    labels = study.records[pairs]["identity"]["recipe"].get("labels") if pairs else None
-    return Labeller(labels["temperature"], labels["noise"]) if labels else None
 
 
 @dataclass(frozen=True)

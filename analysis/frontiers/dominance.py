@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.formats import arm_name, options
+from analysis.formats import agree, arm_name
 from analysis.frontiers.attainable import Policies, attainable, optimum_at
 from analysis.frontiers.best_of_n import best_of_n_per_prompt, judged
 from analysis.frontiers.frontier import GRID, TRUSTED_ESS, optimum_per_prompt
 from analysis.statistics import bootstrap_weights, crossed
 from analysis.studies.catalogue import BEST_OF_N, GOLD, PROXY
+from analysis.studies.reference import sft_rewards
 from pipelines.evaluate.schema import DOMINANCE, FRONTIER_SUMMARY, conform
 from pipelines.shared.errors import UserError
 
@@ -85,7 +86,7 @@ def frontiers(
             kl, reward = (np.stack([t[name] for t in chosen]) for name in ("kl", "reward_gold"))
             seeds = measured.setdefault((row["arm"], row["variant"]), {})
             seeds[int(row["seed"])] = Policies(kl, reward)
-    base = study.reference.groupby("prompt_id")["reward_gold"].mean().to_numpy()
+    base = sft_rewards(study.reference).to_numpy()
     betas, objectives = [], []
     for beta in GRID:
         possible = optimum_per_prompt(study.reference, beta)
@@ -296,8 +297,7 @@ def dominance(frontiers: Frontiers) -> pd.DataFrame:
     for a, b in combinations(sorted(frontiers.found), 2):
         if a[0] == b[0] and a[1] == b[1]:
             continue
-        left, right = options(a[1]), options(b[1])
-        if any(left[key] != right[key] for key in left.keys() & right.keys()):
+        if not agree(a[1], b[1]):
             continue
         paired = _paired(frontiers, a, b)
         if paired is None:

@@ -11,9 +11,10 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-from analysis.formats import options
+from analysis.formats import agree
 from analysis.frontiers.frontier import optimum_per_prompt
 from analysis.statistics import KEYS, POLICY, finals, interval, prompt_means, standard_error
+from analysis.studies.reference import sft_rewards
 from pipelines.evaluate.schema import OBJECTIVE, conform
 
 # Nats. Float32 log-probabilities summed over some tens of tokens differ by this much from rounding
@@ -40,7 +41,7 @@ def gain_per_prompt(
     trained = finals(scores)
     trained = trained[trained["setting"].notna() & trained["arm"].isin(list(aimed))]
     table = prompt_means(trained, ["reward_gold", "kl_rb"]).rename(columns={"kl_rb": "kl"})
-    base = reference.groupby("prompt_id")["reward_gold"].mean()
+    base = sft_rewards(reference)
     table["objective"] = table["reward_gold"] - table["setting"] * table["kl"]
     table["objective_sft"] = table["prompt_id"].map(base).astype(float)
     return table.assign(gain=table["objective"] - table["objective_sft"]).drop(columns="step")
@@ -134,8 +135,7 @@ def compare(per_prompt: pd.DataFrame, arm_a: str, arm_b: str) -> pd.DataFrame:
     for (setting, variant_a, variant_b), group in pair.groupby(
         ["setting", "variant_a", "variant_b"]
     ):
-        a, b = options(variant_a), options(variant_b)
-        if any(a[key] != b[key] for key in a.keys() & b.keys()):
+        if not agree(variant_a, variant_b):
             continue
         found = interval(group, "difference")
         higher: str | None = "none shown"

@@ -23,13 +23,13 @@ from analysis.judging.contests import (
     check_complete,
     contest_of,
 )
+from analysis.studies.labeller import Labeller, labeller_of
 from analysis.studies.reference import reference_matrices
 
 if TYPE_CHECKING:
     from analysis.studies.study import Study
 
 AT_ONCE = 64  # prompts whose samples are compared with one another in one array
-Labeller = tuple[float, float]  # temperature, noise
 
 
 def chosen_weights(rewards: np.ndarray, temperature: float, noise: float) -> np.ndarray:
@@ -82,23 +82,6 @@ def shares(values: np.ndarray, opponents: np.ndarray, weights: np.ndarray) -> np
     return np.array([wins, upto - wins, 1 - upto])
 
 
-def labeller(study: "Study", evaluation: str) -> Labeller | None:
-    """Temperature and noise of the simulated labels behind an evaluated policy.
-
-    Those of the pairs that its reward model learnt from: all policies of a seed and variant have
-    the same pairs. None where there are none, or people labelled them.
-
-    Args:
-        evaluation: full fingerprint.
-    """
-    found = set[Labeller]()
-    for step in study.closure(evaluation):
-        recipe = study.records[step]["identity"]["recipe"]
-        if study.records[step]["stage"] == "pairs" and "labels" in recipe:
-            found.add((float(recipe["labels"]["temperature"]), float(recipe["labels"]["noise"])))
-    return found.pop() if len(found) == 1 else None
-
-
 def against_chosen(study: "Study", runs: Runs) -> list[Contest]:
     """Every policy, the SFT model too, against the chosen of two SFT completions.
 
@@ -114,7 +97,7 @@ def against_chosen(study: "Study", runs: Runs) -> list[Contest]:
     if gold.shape[1] < 2:
         return []
     assert list(prompts) == list(runs.prompts)
-    found = {run.name: labeller(study, run.evaluation) for run in runs.every}
+    found = {run.name: labeller_of(study, run.evaluation) for run in runs.every}
     labels = {name: made for name, made in found.items() if made is not None}
     weights = {made: chosen_weights(gold, *made) for made in set(labels.values())}
     lengths = {made: (weight * length).sum(axis=1) for made, weight in weights.items()}

@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.judging import chosen
 from analysis.judging.contests import GOLD, PROXY, REWARDS, check_complete
+from analysis.studies.labeller import labeller_of
 from analysis.studies.reference import reference_matrices
 from analysis.studies.study import Study
 
@@ -64,7 +65,7 @@ def reward_model_of(study: Study, step: str) -> str:
 
 def labellers_choice(study: Study, reward_model: str) -> Opponent | None:
     """What the labeller of a reward model's pairs chose; None where it is not the simulated one."""
-    labels = chosen.labeller(study, reward_model)
+    labels = labeller_of(study, reward_model)
     if labels is None:
         return None
     _, gold = reference_matrices(study.reference, ["reward_gold"])

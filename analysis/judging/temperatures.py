@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.formats import options, policy_name
+from analysis.formats import agree, policy_name
 from analysis.judging.contests import CHOSEN, REWARDS, SFT, Contest, check_complete
 from analysis.judging.temperature_opponents import (
     Opponent,
@@ -197,8 +197,7 @@ def compare_losses(lost: pd.DataFrame, arm_a: str, arm_b: str) -> pd.DataFrame:
     rows = []
     for key, group in pair.groupby(keys):
         setting, variant_a, variant_b, opponent, judge = key
-        one, other = options(variant_a), options(variant_b)
-        if any(one[name] != other[name] for name in one.keys() & other.keys()):
+        if not agree(variant_a, variant_b):
             continue
         found = interval(group, "difference")
         rows.append(

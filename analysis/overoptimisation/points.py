@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.frontiers.best_of_n import judged, measured_kl, sizes, tied_weights
 from analysis.statistics import standard_error
 from analysis.studies.catalogue import BEST_OF_N, GOLD, PROXY
-from analysis.studies.reference import reference_matrices
+from analysis.studies.reference import reference_matrices, sft_rewards
 from analysis.studies.study import Study, sft_run
 
 REWARDS = {"gold": "gold reward", "proxy": "reward model", "implicit": "implicit reward"}
@@ -103,7 +103,7 @@ def _trained(study: Study, snapshots: bool) -> list[Curve]:
     columns = ["reward_gold", "reward_proxy", "kl_rb", "kl_k1"]
     by = study.scores.groupby(["run", "step", "prompt_id"])[columns]
     means = by.mean(skipna=False).unstack("prompt_id")  # (run, step) x (column, prompt)
-    start = study.reference.groupby("prompt_id")["reward_gold"].mean().to_numpy(float)
+    start = sft_rewards(study.reference).to_numpy(float)
     found = []
     for (arm, variant), points in _policies(study, means.index, snapshots).items():
         at = pd.MultiIndex.from_frame(points[["run", "step"]])

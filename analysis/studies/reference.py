@@ -23,6 +23,11 @@ def reference_matrices(reference: pd.DataFrame, columns: Sequence[str]) -> tuple
     return counts.index, *(rows[name].to_numpy(float).reshape(shape) for name in columns)
 
 
+def sft_rewards(reference: pd.DataFrame) -> pd.Series:
+    """The SFT model's mean gold reward on each prompt, of its reference samples, by prompt_id."""
+    return reference.groupby("prompt_id")["reward_gold"].mean()
+
+
 def reference_rows(
     rows: Sequence[Mapping[str, Any]], reference: pd.DataFrame, run: str
 ) -> pd.DataFrame:

@@ -11,15 +11,14 @@ from sklearn.metrics import log_loss
 from synthetic_study import Builder
 
 from analysis.diagnostics.calibration import (
-    Labeller,
     Pairs,
     calibration,
-    labeller_of,
     measures,
     recalibration,
     reliability,
 )
 from analysis.statistics import margin
+from analysis.studies.labeller import Labeller, labeller_of
 from analysis.studies.study import load
 
 # A reward model that is the gold reward fits exactly, which statsmodels remarks on.

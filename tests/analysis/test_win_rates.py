@@ -14,7 +14,7 @@ from synthetic_study import Builder
 
 from analysis.figures.win_rate_plot import against_kl, matrix
 from analysis.frontiers.frontier import points
-from analysis.judging.chosen import chosen_weights, labeller, shares
+from analysis.judging.chosen import chosen_weights, shares
 from analysis.judging.contests import (
     GOLD,
     PROXY,
@@ -32,6 +32,7 @@ from analysis.judging.representatives import representatives
 from analysis.judging.win_rates import contests, estimate, length_controlled, win_rates
 from analysis.statistics import finals
 from analysis.studies.catalogue import Catalogue
+from analysis.studies.labeller import labeller_of
 from analysis.studies.study import Study, load
 from pipelines.evaluate.schema import JUDGEMENTS, WIN_RATES, conform
 from pipelines.shared.errors import UserError
@@ -169,7 +170,7 @@ def test_labeller_is_that_of_the_policys_pairs(tmp_path):
     pairs = next(made for made in builder.records.values() if made["stage"] == "pairs")
     pairs["identity"]["recipe"]["labels"] = {"temperature": 0.5, "noise": 0.5}
     study = made(builder, tmp_path)
-    assert labeller(study, study.manifest["arms"][0]["evaluation"]) == (0.5, 0.5)
+    assert labeller_of(study, study.manifest["arms"][0]["evaluation"]) == (0.5, 0.5)
     # With every second label flipped, the chosen is any SFT completion.
     row = row_of(win_rates(contests(study, TWO)), "dpo", "chosen", GOLD)
     ours = finals(study.scores).query("arm == 'dpo' and setting == 0.1")
