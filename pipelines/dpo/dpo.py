@@ -1,30 +1,19 @@
-"""DPO (TRL DPOTrainer) on the same pairs, from the same SFT model.
+"""TRL's DPOTrainer on given token ids: what DPO, its family and the exact study train with.
 
-Loss: -log sigmoid(beta [log pi(y_c|x)/ref(y_c|x) - log pi(y_r|x)/ref(y_r|x)])
+DPO's loss: -log sigmoid(beta [log pi(y_c|x)/ref(y_c|x) - log pi(y_r|x)/ref(y_r|x)])
 (Rafailov et al. 2023, eq. 7). There is no reward network and no sampling.
 """
 
 from typing import Any
 
-import pandas as pd
 import torch
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl import DPOTrainer
 
 from pipelines.dpo.losses import dpo_loss, implicit_reward
-from pipelines.dpo.reference import with_reference
 from pipelines.dpo.specs import DPOSpec, PairSpec
-from pipelines.shared.models import load_policy, load_tokenizer
-from pipelines.shared.steps import Context
-from pipelines.shared.training import (
-    Accounted,
-    PolicyWriter,
-    StepCallback,
-    fit,
-    fused_head_positions,
-    trainer_arguments,
-    with_preference,
-)
+from pipelines.shared.logprobs import target_logprobs
+from pipelines.shared.training import Accounted, with_preference
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
 
@@ -33,10 +22,10 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
     """TRL's DPOTrainer on token ids and reference log-probs that are given.
 
     TRL 1.16 takes text only: it tokenizes again and appends EOS to completions that were cut off.
-    The loss is TRL's own; only the preparation of the data is replaced.
+    Batches, optimiser, logs and the loss are TRL's; a subclass's `compute_loss` takes the log-probs
+    from `token_logprobs`, which are the same numbers for less work.
     """
 
-    head_recomputed = True
     columns: tuple[str, ...] = COLUMNS
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
@@ -54,27 +43,20 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
         return super(DPOTrainer, self).evaluate(*args, **kwargs)
 
     def head_positions(self, inputs: dict[str, Any]) -> int:
-        return fused_head_positions(inputs["completion_mask"].bool(), self.model.device)
+        return int(inputs["completion_mask"].sum())
 
 
 def token_logprobs(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """Log-probs (nats) of the completion tokens of TRL's batch of B pairs, 0 elsewhere, by the
-    fused head that DPOTrainer adds to its models: (2B, T - 1), the chosen first."""
-    outputs = model(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        labels=inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100),
-        use_cache=False,
-        fused_lm_head=True,
-    )
-    return outputs.log_probs
+    """Log-probs (nats) of the completion tokens of TRL's batch of B pairs, 0 elsewhere: (2B, T),
+    the chosen first."""
+    sequences = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return target_logprobs(model, sequences, inputs["completion_mask"].bool())
 
 
 class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
     """DPO where a column `preference` holds the probability that chosen is the better one.
 
-    TRL has hard labels only (its label_smoothing is one number for all pairs); the forward pass is
-    TRL's own, the loss `dpo_loss`.
+    TRL has hard labels only (its label_smoothing is one number for all pairs).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -90,32 +72,6 @@ class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
         self._metrics["train"]["rewards/margins"].append(float(margin.mean()))
         self._metrics["train"]["rewards/accuracies"].append(float(agree.mean()))
         return dpo_loss(chosen, rejected, inputs["preference"]).mean()
-
-
-def train(context: Context) -> None:
-    """Step: one DPO run. Writes checkpoint/, snapshots/ and policies.json."""
-    spec: DPOSpec = context.spec("dpo")
-    checkpoint = context.inputs["sft"] / "checkpoint"
-    tokenizer = load_tokenizer(checkpoint)
-    pairs = with_reference(
-        pd.read_parquet(context.inputs["pairs"] / "pairs.parquet"),
-        pd.read_parquet(context.inputs["reference_logprobs"] / "logprobs.parquet"),
-    )
-    model = load_policy(checkpoint)
-    data = Dataset.from_dict({name: pairs[name].tolist() for name in COLUMNS})
-    writer = PolicyWriter(context, model, tokenizer)
-    trainer = ExactIdsDPOTrainer(
-        model=model,
-        args=DPOConfig(
-            **trainer_arguments(context),
-            **dpo_arguments(spec),
-            logging_steps=10,
-        ),
-        train_dataset=data,
-        processing_class=tokenizer,
-        callbacks=[StepCallback(context, writer, spec.snapshots)],
-    )
-    fit(trainer, context, writer, data)
 
 
 def dpo_arguments(spec: DPOSpec) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """DPO's family: one trainer on the same pairs, one loss for each arm.
 
-The forward pass is the one of TRL's DPOTrainer; `LOSSES` has all the arithmetic on one screen. A
-step's recipe has the settings of one arm, and their section names the loss.
+`LOSSES` has all the arithmetic on one screen. A step's recipe has the settings of one arm, and
+their section names the loss.
 """
 
 from collections.abc import Callable
@@ -170,7 +170,7 @@ class PairTrainer(ExactIdsDPOTrainer):
             reference = torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         pairs = PairLogprobs(
             tokens=tokens.unflatten(0, (2, -1)),
-            mask=inputs["completion_mask"][:, 1:].bool().unflatten(0, (2, -1)),
+            mask=inputs["completion_mask"].bool().unflatten(0, (2, -1)),
             reference=reference,
             mismatched=self._mismatched_log_ratios(model, inputs),
             margins=inputs.get(MARGIN),
@@ -210,7 +210,15 @@ class PairTrainer(ExactIdsDPOTrainer):
         if self.spec.section == "kto":
             row["kl"] = kto_reference_point(pairs.mismatched)
         for name, value in row.items():
-            self._metrics[mode][name].append(float(value))
+            self._metrics[mode][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Numbers are asked for here and not at every step: an accelerator need not be waited
+        for."""
+        for means in self._metrics.values():
+            for name, values in means.items():
+                means[name] = [float(value) for value in values]
+        super().log(logs, start_time)
 
 
 def columns_of(reference: bool) -> tuple[str, ...]:

@@ -170,18 +170,16 @@ class OnlineDPOTrainer(Accounted, Trainer):
         )
         if number == 0:
             check_sampler(self.policy, drawn, self.temperature, self.ledger)
-        (batch, length), width = drawn.sequences.input_ids.shape, drawn.sequences.prompt_width
         self.ledger.add(
-            flops=self.cost.decode(batch, width, length - width),
-            tokens_generated=int(drawn.sequences.completion_mask.sum()),
+            flops=self.cost.decode(drawn.sequences.prompt_width, drawn.rows),
+            tokens_generated=drawn.sequences.tokens,
         )
         return drawn
 
     # Training
 
     def head_positions(self, inputs: dict[str, Any]) -> int:
-        batch, length = inputs["input_ids"].shape
-        return batch * (length - inputs["prompt_width"] + 1)
+        return int(inputs["attention_mask"][:, inputs["prompt_width"] :].sum())
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """DPO's loss of a minibatch, mean over its pairs (nats)."""

@@ -24,8 +24,8 @@ def dpo(protocol: Protocol, sft: Step, pairs: Step, reference_logprobs: Step, se
     return Step(
         stage="dpo",
         label=f"beta{spec.beta:g}-s{seed}",
-        function="pipelines.dpo.dpo:train",
-        version=2,
+        function="pipelines.dpo.family:train",
+        version=3,
         recipe={"dpo": spec},
         seed=seed,
         threads=protocol.compute.arm_threads,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pipelines.shared.logprobs import blocks, scattered
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -34,24 +36,40 @@ def divergence(
     """KL estimators of sampled completions.
 
     Args:
-        logits, ref_logits: (B, C, V), of policy and reference, divided by the same temperature.
-        ids: (B, C) sampled tokens.
+        logits, ref_logits: (N, V), of policy and reference, divided by the same temperature, at the
+            N real tokens, sequence by sequence.
+        ids: (N,) sampled tokens.
         mask: (B, C) bool, True at real tokens.
     """
+    parts = [
+        _of_tokens(logits[rows], ref_logits[rows], ids[rows])
+        for rows in blocks(*logits.shape, logits.device)
+    ]
+    token, ref_token, step_kl, step_entropy = (torch.cat(part) for part in zip(*parts, strict=True))
+    log_ratio = token - ref_token
+
+    def summed(values: torch.Tensor) -> torch.Tensor:
+        return scattered(values, mask).sum(-1)
+
+    return Divergence(
+        kl_k1=summed(log_ratio),
+        kl_k3=summed(torch.expm1(-log_ratio) + log_ratio),
+        kl_rb=summed(step_kl),
+        entropy=summed(step_entropy) / mask.sum(-1),
+        logp=summed(token),
+        ref_logp=summed(ref_token),
+    )
+
+
+def _of_tokens(
+    logits: torch.Tensor, ref_logits: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Log-prob of the token under policy and reference, KL and entropy of its step: (N,) fp64."""
     logp, ref = logits.log_softmax(-1), ref_logits.log_softmax(-1)
-    index = ids[..., None]
-    token, ref_token = (part.gather(-1, index).squeeze(-1).double() for part in (logp, ref))
-    log_ratio = (token - ref_token).where(mask, 0)
+    token, ref_token = (part.gather(-1, ids[:, None]).squeeze(-1) for part in (logp, ref))
     probabilities = logp.exp()
     # A token of probability 0 contributes 0, also where its log-probability is -inf.
     possible = probabilities > 0
-    step_kl = (probabilities * (logp - ref)).where(possible, 0).sum(-1).double()
-    step_entropy = -(probabilities * logp).where(possible, 0).sum(-1).double()
-    return Divergence(
-        kl_k1=log_ratio.sum(-1),
-        kl_k3=(torch.expm1(-log_ratio) + log_ratio).sum(-1),
-        kl_rb=step_kl.where(mask, 0).sum(-1),
-        entropy=step_entropy.where(mask, 0).sum(-1) / mask.sum(-1),
-        logp=token.where(mask, 0).sum(-1),
-        ref_logp=ref_token.where(mask, 0).sum(-1),
-    )
+    step_kl = (probabilities * (logp - ref)).where(possible, 0).sum(-1)
+    step_entropy = -(probabilities * logp).where(possible, 0).sum(-1)
+    return tuple(part.double() for part in (token, ref_token, step_kl, step_entropy))

@@ -11,7 +11,7 @@ from pipelines.shared.generation import generate, packed_batches
 from pipelines.shared.gold import GoldReward
 from pipelines.shared.judges import Judge, learnt_judge
 from pipelines.shared.ledger import ModelCost
-from pipelines.shared.logprobs import completion_logits
+from pipelines.shared.logprobs import target_logits
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer, rewards
 from pipelines.shared.specs import EvaluationSpec
 from pipelines.shared.steps import Context
@@ -77,16 +77,16 @@ class Evaluator:
         cost, proxy_cost = ModelCost.of(policy), ModelCost.of(proxy)
         parts = []
         for rows, sequences in packed_batches(table, self.tokenizer.pad_token_id, policy.device):
+            inputs, targets = sequences.model_inputs(), sequences.targets
             logits, ref_logits = (
-                completion_logits(model, sequences, temperature)
+                target_logits(model, inputs, targets, temperature)
                 for model in (policy, self.reference)
             )
-            ids, mask = sequences.completion_ids, sequences.completion_mask
+            ids, mask = sequences.input_ids[targets], sequences.completion_mask
             columns = vars(divergence(logits, ref_logits, ids, mask))
             columns = {**columns, "reward_proxy": rewards(proxy, sequences).double()}
-            batch, length = sequences.input_ids.shape
-            positions = batch * (logits.shape[1] + 1)
-            flops = 2 * cost.forward(batch, length, positions) + proxy_cost.forward(batch, length)
+            shape = sequences.input_ids.shape
+            flops = 2 * cost.forward(*shape, len(ids)) + proxy_cost.forward(*shape)
             self.context.ledger.add(flops=flops)
             cells = {name: value.cpu().numpy() for name, value in columns.items()}
             parts.append(pd.DataFrame(cells, index=rows.index))

@@ -24,7 +24,7 @@ from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.reward_model import SoftLabelRewardTrainer, normalise, reward_arguments
 from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.ledger import Ledger, ModelCost
-from pipelines.shared.logprobs import completion_logits
+from pipelines.shared.logprobs import target_logits
 from pipelines.shared.models import (
     load_policy,
     load_reward_model,
@@ -268,11 +268,14 @@ def enumerate_policy(context: Context, run: Path) -> None:
     pad_id = tokenizer.pad_token_id
     logp = sequence_logprobs(policy, task.prompts, task.completions, pad_id).numpy().ravel()
     every = every_pair(task.prompts, task.completions, pad_id)
-    logits, ref_logits = (completion_logits(model, every).double() for model in (policy, reference))
-    (batch, length), positions = every.input_ids.shape, logits.shape[0] * (logits.shape[1] + 1)
+    mask, shape = every.completion_mask, every.input_ids.shape
+    logits, ref_logits = (
+        target_logits(model, every.model_inputs(), every.targets).double()
+        for model in (policy, reference)
+    )
     # The policy once for its distribution, policy and reference for the meter.
-    context.ledger.add(flops=3 * ModelCost.of(policy).forward(batch, length, positions))
-    meter = divergence(logits, ref_logits, every.completion_ids, every.completion_mask)
+    context.ledger.add(flops=3 * ModelCost.of(policy).forward(*shape, len(logits)))
+    meter = divergence(logits, ref_logits, every.completion_ids[mask], mask)
     for name, own in (("logp", logp), ("ref_logp", task.ref_logp.ravel())):
         worst = float(np.abs(getattr(meter, name).numpy() - own).max())
         if not worst < METER_TOLERANCE:

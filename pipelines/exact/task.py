@@ -87,9 +87,9 @@ def make(context: Context) -> None:
     model.eval()
     with torch.no_grad():
         ref_logp = sequence_logprobs(model, prompts, every, tokenizer.pad_token_id)
-    batch, width = len(prompts) * len(every), max(map(len, prompts))
-    length = max(map(len, every))
-    flops = trainer.cost.forward(batch, width + length, batch * (length + 1))
+    batch, longest = len(prompts) * len(every), max(map(len, prompts)) + max(map(len, every))
+    read = len(prompts) * sum(map(len, every))
+    flops = trainer.cost.forward(batch, longest, read)
     context.ledger.add(flops=flops)
     table = new_rewards(spec, every, generator).double().numpy()
     rewards = standardised(table, ref_logp.numpy())

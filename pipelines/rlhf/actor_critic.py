@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from pipelines.shared.logprobs import Sequences, completion_logits
+from pipelines.shared.logprobs import Sequences, completion_logprobs, unwrapped
 from pipelines.shared.models import token_values
 
 HEAD = "value_head.pt"
@@ -36,22 +36,25 @@ class ActorCritic(torch.nn.Module):
     def forward(
         self, sequences: Sequences, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the completion tokens (B, C, V), and the values before each of them and after
-        the last column (B, C + 1), fp32."""
+        """Log-probs (nats) of the completion tokens (B, C), 0 at padding, and the values before
+        each of them and after the last column (B, C + 1), fp32."""
         if self.value is not None:
-            return completion_logits(self.policy, sequences, temperature), self.values(sequences)
-        outputs = self.policy(
-            **sequences.model_inputs(), use_cache=False, output_hidden_states=True
-        )
-        states = outputs.hidden_states[-1][:, sequences.prompt_width - 1 :]
-        logits = outputs.logits[:, sequences.prompt_width - 1 : -1].float() / temperature
-        return logits, self.head(states).squeeze(-1).float()
+            logprobs = completion_logprobs(self.policy, sequences, temperature)
+            return logprobs, self.values(sequences)
+        with last_states(unwrapped(self.policy)) as states:
+            logprobs = completion_logprobs(self.policy, sequences, temperature)
+        return logprobs, self._read(states[0], sequences)
 
     def values(self, sequences: Sequences) -> torch.Tensor:
         """Values before each completion token, and after the last column: (B, C + 1) fp32."""
         if self.value is None:
-            return self(sequences, 1.0)[1]
+            trunk = unwrapped(self.policy).base_model
+            states = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
+            return self._read(states, sequences)
         return token_values(self.value, sequences)[:, sequences.prompt_width - 1 :].float()
+
+    def _read(self, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        return self.head(states[:, sequences.prompt_width - 1 :]).squeeze(-1).float()
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[PreTrainedModel]:
@@ -85,6 +88,19 @@ class ActorCritic(torch.nn.Module):
             load_weights(self.value, folder / "value")
         else:
             self.head.load_state_dict(torch.load(folder / HEAD, weights_only=True))
+
+
+@contextlib.contextmanager
+def last_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """The last hidden states (B, T, width) of a forward pass inside, which the LM head reads."""
+    found: list[torch.Tensor] = []
+    hook = model.base_model.register_forward_hook(
+        lambda module, arguments, output: found.append(output.last_hidden_state)
+    )
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:

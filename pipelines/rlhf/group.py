@@ -26,7 +26,13 @@ from pipelines.rlhf.checks import check_ratio, check_tokenizer
 from pipelines.rlhf.ppo import NOISE_STREAM, RATIO_TOLERANCE
 from pipelines.shared.judges import Judge
 from pipelines.shared.ledger import Ledger, ModelCost
-from pipelines.shared.logprobs import Sequences, completion_logits, gather_logprobs
+from pipelines.shared.logprobs import (
+    Sequences,
+    blocks,
+    gather_logprobs,
+    scattered,
+    target_logits,
+)
 from pipelines.shared.sampling import Samples, keyed_uniforms, sample
 
 SAMPLED = "sampled_logprobs"  # TRL shuffles and cuts it along with the rest of a rollout
@@ -174,10 +180,9 @@ class ExactIds:
             )
             self.model.train()  # as it was: TRL takes another mode for evaluation
             sequences = self._drawn.sequences
-            (batch, total), width = sequences.input_ids.shape, sequences.prompt_width
             self.ledger.add(
-                flops=self.cost.decode(batch, width, total - width),
-                tokens_generated=int(sequences.completion_mask.sum()),
+                flops=self.cost.decode(sequences.prompt_width, self._drawn.rows),
+                tokens_generated=sequences.tokens,
             )
         return self._drawn.completions()
 
@@ -232,11 +237,11 @@ class ExactIds:
         logprobs, entropies = [], []
         for start in rows[::size]:
             part = sequences.rows(slice(start, start + size))
-            logits = completion_logits(model, part, self.args.temperature)
-            chosen = gather_logprobs(logits, part.completion_ids)
-            logprobs.append(chosen.masked_fill(~part.completion_mask, 0.0))
+            logits = target_logits(model, part.model_inputs(), part.targets, self.args.temperature)
+            chosen = gather_logprobs(logits, part.input_ids[part.targets])
+            logprobs.append(scattered(chosen, part.completion_mask))
             if compute_entropy:
-                entropies.append(entropy(logits))
+                entropies.append(scattered(entropy(logits), part.completion_mask))
         self._book(sequences)
         joined = torch.cat(logprobs)
         self._logprobs["reference" if model is self.ref_model else "policy"] = joined.detach()
@@ -244,9 +249,7 @@ class ExactIds:
 
     def _book(self, sequences: Sequences) -> None:
         """A forward pass, and with gradients a backward pass, twice as dear."""
-        batch, total = sequences.input_ids.shape
-        head = batch * (total - sequences.prompt_width + 1)
-        flops = self.cost.forward(batch, total, head)
+        flops = self.cost.forward(*sequences.input_ids.shape, sequences.tokens)
         if torch.is_grad_enabled():
             tokens = int(sequences.attention_mask.sum())
             self.ledger.add(flops=3 * flops, tokens_trained=tokens)
@@ -301,6 +304,9 @@ def check_same(reference: PreTrainedModel, policy: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """(..., V) -> (...), nats."""
-    logp = logits.log_softmax(-1)
-    return -(logp.exp() * logp).sum(-1)
+    """(N, V) -> (N,), nats."""
+    result = logits.new_empty(len(logits))
+    for rows in blocks(*logits.shape, logits.device):
+        logp = logits[rows].log_softmax(-1)
+        result[rows] = -(logp.exp() * logp).sum(-1)
+    return result

@@ -16,6 +16,7 @@ from transformers import (
 from pipelines.rlhf.actor_critic import new_critic
 from pipelines.rlhf.checks import check_reward_model, check_tokenizer, check_vocabulary
 from pipelines.rlhf.ppo_config import PPOConfig
+from pipelines.shared.models import with_fused_activations
 from pipelines.shared.sampling import context_length
 
 
@@ -84,6 +85,9 @@ def assemble(
         policy = get_peft_model(policy, peft_config)
     if not any(weight.requires_grad for weight in policy.parameters()):
         raise ValueError("no weight of the policy is trainable: it could learn nothing")
+    for network in (policy, reference, judge, critic):
+        if network is not None:
+            with_fused_activations(network)
     return Cast(policy, reference, judge, critic, own)
 
 

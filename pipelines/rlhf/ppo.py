@@ -39,7 +39,7 @@ from pipelines.rlhf.prompts import PromptStream, encode_prompts
 from pipelines.rlhf.rollout import Rollout, RunningMoments, Sampled, gathered, joined
 from pipelines.rlhf.scoring import RewardFunction, Scorer
 from pipelines.shared.ledger import Ledger
-from pipelines.shared.logprobs import completion_logprobs, gather_logprobs
+from pipelines.shared.logprobs import completion_logprobs
 from pipelines.shared.sampling import keyed_uniforms, sample
 
 # One step of bf16 at a logit between 16 and 32 is 0.125: two of them are a ratio of 1.28.
@@ -232,7 +232,7 @@ class PPOTrainer(Trainer):
         scores = scores_without_eos(
             scores, drawn.finished, args.missing_eos_score, args.missing_eos_penalty
         )
-        self.costs.rollout(sequences)
+        self.costs.rollout(drawn)
         return Sampled(sequences, logprobs, ref_logprobs, values, scores, drawn.finished)
 
     def _advantages(self, update: int, sampled: Sampled) -> Rollout:
@@ -323,8 +323,7 @@ class PPOTrainer(Trainer):
         Each is a sum over its tokens divided by the minibatch's: so micro-batches add up.
         """
         args, mask = self.args, inputs.mask
-        logits, values = model(inputs.sequences, args.temperature)
-        logprobs = gather_logprobs(logits, inputs.sequences.completion_ids)
+        logprobs, values = model(inputs.sequences, args.temperature)
         policy_loss, ratio = clipped_policy_loss(
             logprobs, inputs.logprobs, inputs.advantages, mask, args.cliprange, inputs.tokens
         )

@@ -12,7 +12,7 @@ from pipelines.rlhf.networks import Cast
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.rollout import Rollout, Sampled
 from pipelines.shared.ledger import Ledger, ModelCost
-from pipelines.shared.logprobs import Sequences
+from pipelines.shared.sampling import Samples
 
 
 class Metrics:
@@ -118,23 +118,23 @@ class Costs:
         judge = None if cast.judge is None else ModelCost.of(cast.judge)
         return cls(ledger, ModelCost.of(cast.policy), value, judge, recomputed)
 
-    def rollout(self, sequences: Sequences) -> None:
+    def rollout(self, drawn: Samples) -> None:
         """Sampling, and the reference's, critic's and reward model's forward passes."""
-        (batch, length), prompt = sequences.input_ids.shape, sequences.prompt_width
-        steps = length - prompt
+        sequences = drawn.sequences
+        (batch, length), tokens = sequences.input_ids.shape, sequences.tokens
         passes = 2 if self.recomputed else 1
-        flops = self.policy.decode(batch, prompt, steps)
-        flops += passes * self.policy.forward(batch, length, batch * (steps + 1))
+        flops = self.policy.decode(sequences.prompt_width, drawn.rows)
+        flops += passes * self.policy.forward(batch, length, tokens)
         # A head on the policy's trunk runs the trunk once more.
-        flops += (self.value or self.policy).forward(batch, length)
+        flops += (self.value or self.policy).forward(batch, length, 0)
         if self.judge is not None:
             flops += self.judge.forward(batch, length)
-        self.ledger.add(flops=flops, tokens_generated=int(sequences.completion_mask.sum()))
+        self.ledger.add(flops=flops, tokens_generated=tokens)
 
     def update(self, inputs: Rollout) -> None:
         """Forward and backward: three forward passes' worth."""
         batch, length = inputs.sequences.input_ids.shape
-        flops = self.policy.forward(batch, length, inputs.mask.numel() + batch)
+        flops = self.policy.forward(batch, length, inputs.sequences.tokens)
         if self.value is not None:
             flops += self.value.forward(batch, length)
         tokens = int(inputs.sequences.attention_mask.sum())

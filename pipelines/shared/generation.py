@@ -71,10 +71,9 @@ def generate(
             else:
                 own = noise[start : start + BATCH]
                 drawn = sample(model, batch, own, temperature=temperature, **special)
-            width, steps = drawn.sequences.prompt_width, drawn.logprobs.shape[1]
             context.ledger.add(
-                flops=cost.decode(len(batch), width, steps),
-                tokens_generated=int(drawn.sequences.completion_mask.sum()),
+                flops=cost.decode(drawn.sequences.prompt_width, drawn.rows),
+                tokens_generated=drawn.sequences.tokens,
             )
         if start == 0:
             check_sampler(model, drawn, temperature, context.ledger)
@@ -102,9 +101,10 @@ def check_sampler(
     """
     with ledger.phase("check"):
         worst = _largest_difference(model, drawn, temperature)
-        batch, length = drawn.sequences.input_ids.shape
-        positions = batch * (length - drawn.sequences.prompt_width + 1)
-        ledger.add(flops=ModelCost.of(model).forward(batch, length, positions))
+        # Without noise the logits of padding are computed, too.
+        read = drawn.sequences.tokens if temperature else drawn.sequences.completion_ids.numel()
+        flops = ModelCost.of(model).forward(*drawn.sequences.input_ids.shape, read)
+        ledger.add(flops=flops)
     if not worst < SAMPLER_TOLERANCE:
         raise RuntimeError(
             f"the sampler's log-probs differ from a full forward pass by {worst:.2e} nats: "

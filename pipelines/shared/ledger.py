@@ -11,7 +11,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,10 +189,14 @@ class ModelCost:
         matrices = 2 * (sequences * length * self.body + positions * self.head)
         return matrices + 4 * self.layers * self.attention_width * sequences * length * length
 
-    def decode(self, sequences: int, prompt: int, steps: int) -> int:
-        """FLOPs of prefilling `prompt` tokens and sampling `steps` more with a fixed KV cache."""
-        total = prompt + steps
-        prefill = 2 * sequences * (prompt * self.body + self.head)
-        prefill += 4 * self.layers * self.attention_width * sequences * prompt * total
-        each = 2 * (self.body + self.head) + 4 * self.layers * self.attention_width * total
-        return prefill + sequences * max(steps - 1, 0) * each
+    def decode(self, prompt: int, rows: Sequence[int]) -> int:
+        """FLOPs of prefilling `prompt` tokens and sampling, with a KV cache.
+
+        Args:
+            rows: sequences in the batch at each step, one token each; the first is the prefill's.
+        """
+        each, attention = 2 * (self.body + self.head), 4 * self.layers * self.attention_width
+        prefill = 2 * rows[0] * (prompt * self.body + self.head)
+        prefill += attention * rows[0] * prompt * prompt
+        steps = enumerate(rows[1:], start=prompt + 1)
+        return prefill + sum(count * (each + attention * length) for length, count in steps)

@@ -5,14 +5,18 @@ same column and the LM head runs on completion positions only. B sequences, P pr
 completion columns, T = P + C, V vocabulary entries.
 """
 
-import inspect
+import contextlib
 import itertools
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
+
+BLOCK = 2**19  # entries: 2 MiB in fp32, about a core's share of the cache
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class Sequences:
     def completion_mask(self) -> torch.Tensor:
         """(B, C) bool, True at real completion tokens, the EOS included."""
         return self.attention_mask[:, self.prompt_width :].bool()
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(B, T) bool, True at real completion tokens."""
+        return self.without_prompts().attention_mask.bool()
+
+    @property
+    def tokens(self) -> int:
+        """Real completion tokens in all."""
+        return int(self.completion_mask.sum())
 
     def unpacked(self) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of each prompt and of each completion, without the padding."""
@@ -107,33 +121,137 @@ def pack(
     )
 
 
-def base_model(model: Any) -> Any:
-    """The Transformers model below a PEFT adapter, or `model` itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def unwrapped(model: Any) -> Any:
+    """The Transformers model below a PEFT adapter and what a Trainer wraps around for several
+    devices, or `model` itself."""
+    inner: Any = extract_model_from_parallel(model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+@contextlib.contextmanager
+def head_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Inside, the LM head computes these positions alone: a forward pass gives logits (N, V).
+
+    A hook hands the head the hidden states of N positions in row-major order. So whatever a model
+    does to its logits (scaling, soft caps) it still does itself.
+
+    Args:
+        positions: (B, T) bool, N of them True.
+
+    Raises:
+        ValueError: the model does not say which module its LM head is.
+    """
+    head = unwrapped(model).get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(unwrapped(model)).__name__} has no LM head of its own")
+    hook = head.register_forward_pre_hook(
+        lambda module, arguments: (arguments[0][positions], *arguments[1:])
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def target_logits(
+    model: Any, inputs: Mapping[str, Any], targets: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Logits that predict some tokens, divided by the temperature: (N, V) fp32, row by row.
+
+    The LM head, the dearest matrix of a small model, runs on the positions before these tokens and
+    on no other: neither on prompts nor on padding.
+
+    Args:
+        inputs: arguments of the model's forward pass, `input_ids` (B, T) among them.
+        targets: (B, T) bool, True at the N tokens; none of them in the first column.
+    """
+    before = torch.zeros_like(targets)
+    before[:, :-1] = targets[:, 1:]
+    with head_at(model, before):
+        logits = model(**inputs, use_cache=False).logits.float()
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def target_logprobs(
+    model: Any, inputs: Mapping[str, Any], targets: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Log-probabilities (nats) of the tokens that `targets` marks, 0 elsewhere: (B, T).
+
+    Args: see `target_logits`.
+    """
+    logits = target_logits(model, inputs, targets, temperature)
+    return scattered(gather_logprobs(logits, inputs["input_ids"][targets]), targets)
+
+
+def scattered(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`values` (N,) where a mask is True, row by row, and 0 elsewhere: of the mask's shape."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
 def completion_logits(
     model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
 ) -> torch.Tensor:
-    """Logits that predict each completion token, divided by the temperature: (B, C, V) fp32."""
-    keep = sequences.input_ids.shape[1] - sequences.prompt_width + 1
-    inputs = sequences.model_inputs()
-    if "logits_to_keep" in inspect.signature(base_model(model).forward).parameters:
-        logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
-    else:
-        logits = model(**inputs, use_cache=False).logits[:, -keep:]
-    return logits[:, :-1].float() / temperature
+    """Logits that predict each completion token, divided by the temperature: (B, C, V) fp32, at
+    padding too."""
+    columns = torch.zeros_like(sequences.attention_mask, dtype=torch.bool)
+    columns[:, sequences.prompt_width :] = True
+    logits = target_logits(model, sequences.model_inputs(), columns, temperature)
+    return logits.unflatten(0, sequences.completion_ids.shape)
+
+
+def blocks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
+    """Slices of `rows` that are worked on one after another.
+
+    On a CPU each has about `BLOCK` entries, so that what one operation leaves in the cache the next
+    finds there; elsewhere all rows are one block.
+
+    Args:
+        entries: of one row.
+    """
+    size = max(1, BLOCK // entries) if device.type == "cpu" else max(1, rows)
+    for start in range(0, rows, size):
+        yield slice(start, start + size)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log softmax(logits)[ids] with the gradient written once, block by block.
+
+    d/dlogits = g (onehot(ids) - softmax(logits)). Composed of torch's gather and logsumexp it takes
+    about three times the passes over (N, V) and as much more memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        total = logits.new_empty(len(ids))
+        for rows in blocks(*logits.shape, logits.device):
+            torch.logsumexp(logits[rows], -1, out=total[rows])
+        ctx.save_for_backward(logits, total, ids)
+        return logits.gather(1, ids[:, None]).squeeze(1) - total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, total, ids = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for rows in blocks(*logits.shape, logits.device):
+            part = torch.sub(logits[rows], total[rows, None], out=result[rows])
+            part.exp_().mul_(-gradient[rows, None])
+        return result.scatter_add_(1, ids[:, None], gradient[:, None]), None
 
 
 def gather_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[ids] without the full log-softmax: (B, C, V), (B, C) -> (B, C)."""
-    return logits.gather(-1, ids[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    """log softmax(logits)[ids], without the whole log-softmax: (..., V), (...) -> (...), nats.
+
+    It can be differentiated once.
+    """
+    flat: Any = _TokenLogprobs.apply(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1))
+    return flat.view(ids.shape)
 
 
 def completion_logprobs(
     model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
 ) -> torch.Tensor:
     """Log-probability (nats) of each completion token, 0 at padding: (B, C)."""
-    logits = completion_logits(model, sequences, temperature)
-    logprobs = gather_logprobs(logits, sequences.completion_ids)
-    return logprobs.masked_fill(~sequences.completion_mask, 0.0)
+    inputs, targets = sequences.model_inputs(), sequences.targets
+    logprobs = target_logprobs(model, inputs, targets, temperature)
+    return logprobs[:, sequences.prompt_width :]

@@ -7,12 +7,18 @@ row samples depends neither on the batch it is in nor on the rows beside it (up 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, StaticCache
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from pipelines.shared.logprobs import Sequences, positions
+
+CDF_BLOCK = 64  # entries
+LOOK_EVERY = 8  # steps; on an accelerator, which has to be waited for to see who is finished
+KEPT_WHOLE = 0.9  # a smaller share of rows still going is worth the copy of their cache
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,13 @@ class Samples:
         logprobs: (B, C) nats, of the distribution sampled from (temperature included), 0 at
             padding, and 0 throughout where decoding is greedy: that distribution is one token.
         finished: (B,) bool, True where the completion ended in EOS.
+        rows: how many rows were in the batch at each step.
     """
 
     sequences: Sequences
     logprobs: torch.Tensor
     finished: torch.Tensor
+    rows: tuple[int, ...]
 
     def completions(self) -> list[list[int]]:
         """Token ids of each completion, EOS included, padding not."""
@@ -50,16 +58,40 @@ def keyed_uniforms(seed: int, stream: int, rows: SequenceOf[int], tokens: int) -
 
 
 def inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Sample one index a row: the first whose cumulative probability exceeds u. (B, V), (B,) ->
-    (B,).
+    """Sample one index a row: the first whose cumulative probability exceeds u times the total.
+    (B, V), (B,) -> (B,).
 
-    An entry of probability 0 is never drawn: the search is for "above u", and u stays below the
-    total.
+    First among the sums of blocks of `CDF_BLOCK` entries, then inside the block: the running sum
+    over all of V would be the dearest part of sampling.
+
+    An entry of probability 0 is never drawn.
     """
-    cdf = probabilities.cumsum(-1)
-    total = cdf[:, -1]
-    target = torch.minimum(uniforms.to(cdf.dtype) * total, torch.nextafter(total, -total))
-    return torch.searchsorted(cdf, target[:, None], right=True).squeeze(1)
+    size = min(CDF_BLOCK, probabilities.shape[1])
+    whole = probabilities.shape[1] // size * size
+    sums = probabilities[:, :whole].unflatten(1, (-1, size)).sum(-1)
+    if whole < probabilities.shape[1]:
+        sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], 1)
+    cdf = sums.cumsum(-1)
+    block, before = first_above(cdf, uniforms.to(cdf.dtype) * cdf[:, -1])
+    places = block[:, None] * size + torch.arange(size, device=block.device)
+    beyond = places >= probabilities.shape[1]  # of the last block, which may be shorter
+    inside = probabilities.gather(1, places.masked_fill(beyond, 0)).masked_fill(beyond, 0.0)
+    place, _ = first_above(inside.cumsum(-1), uniforms.to(cdf.dtype) * cdf[:, -1] - before)
+    return block * size + place
+
+
+def first_above(cdf: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first index at which a rising row exceeds its target, and the row's value before it.
+
+    Args:
+        cdf: (B, N), with a last value above 0. target: (B,); one that rounding put at or above the
+            row's last value counts as just below it, so that the index is of an entry that rises.
+    """
+    last = cdf[:, -1]
+    target = torch.minimum(target, torch.nextafter(last, -last))
+    index = torch.searchsorted(cdf, target[:, None], right=True)
+    before = torch.nn.functional.pad(cdf, (1, 0)).gather(1, index)
+    return index.squeeze(1), before.squeeze(1)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
@@ -67,11 +99,10 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def truncated(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Probabilities (B, V) of `logp` (B, V) without all but the `top_k` likeliest tokens (0: keep
-    all) and all beyond the fewest that hold a share `top_p` (Holtzman et al. 2020); not normalised.
+def truncated(probabilities: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """`probabilities` (B, V) without all but the `top_k` likeliest tokens (0: keep all) and all
+    beyond the fewest that hold a share `top_p` (Holtzman et al. 2020); not normalised.
     """
-    probabilities = logp.exp()
     if top_k == 0 and top_p == 1.0:
         return probabilities
     ranked, order = probabilities.sort(-1, descending=True)
@@ -115,10 +146,14 @@ def sample(
         raise ValueError(f"{uniforms.shape[0]} rows of noise for {len(prompts)} prompts")
     uniforms = uniforms.to(model.device)
 
-    def draw(logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        logp = (logits / temperature).log_softmax(-1)
-        drawn = inverse_cdf(truncated(logp, top_k, top_p), uniforms[:, step])
-        return drawn, logp.gather(1, drawn[:, None]).squeeze(1)
+    def draw(
+        logits: torch.Tensor, step: int, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scaled = logits if temperature == 1.0 else logits / temperature
+        # The log of a softmax is exact enough: what is drawn never has a probability near 0.
+        probabilities = scaled.softmax(-1)
+        drawn = inverse_cdf(truncated(probabilities, top_k, top_p), uniforms[rows, step])
+        return drawn, probabilities.gather(1, drawn[:, None]).squeeze(1).log()
 
     return _decode(model, prompts, uniforms.shape[1], draw, eos_id, pad_id, skip_padding)
 
@@ -138,10 +173,61 @@ def greedy(
     distribution with one outcome; `Raises` and the other arguments are as in `sample`.
     """
 
-    def take(logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(
+        logits: torch.Tensor, step: int, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
 
     return _decode(model, prompts, max_new_tokens, take, eos_id, pad_id, skip_padding)
+
+
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values of one attention layer in tensors that are as long as they will ever get.
+
+    A token is written in place, where DynamicLayer copies all that came before it; and attention
+    reads only what is there, where StaticLayer has it read to the end.
+
+    Args:
+        capacity: tokens.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = (
+            states.new_empty((*states.shape[:2], self.capacity, states.shape[3]))
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.length = self.length, self.length + key_states.shape[2]
+        filled = []
+        for store, states in ((self.keys, key_states), (self.values, value_states)):
+            store[:, :, start : self.length] = states
+            filled.append(store[:, :, : self.length])
+        return filled[0], filled[1]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+def preallocated_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
+    """An empty KV cache for so many tokens a row. Layers that hold no more than a window, or a
+    state, are Transformers' own."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [
+        PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
+    ]
+    return cache
 
 
 @torch.no_grad()
@@ -149,16 +235,16 @@ def _decode(
     model: PreTrainedModel,
     prompts: SequenceOf[SequenceOf[int]],
     steps: int,
-    choose: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]],
+    choose: Callable[[torch.Tensor, int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     eos_id: int | None,
     pad_id: int,
     skip_padding: bool,
 ) -> Samples:
-    """Complete prompts token by token from a static KV cache.
+    """Complete prompts token by token from a preallocated KV cache. Finished rows leave the batch.
 
     Args:
-        choose: from the logits (B, V) fp32 and the step's number to the tokens (B,) and their
-            log-probs (B,).
+        choose: from the logits (b, V) fp32, the step's number and the numbers (b,) of the rows that
+            are still in the batch, to the tokens (b,) and their log-probs (b,).
     """
     if pad_id == eos_id:
         raise ValueError(
@@ -178,32 +264,45 @@ def _decode(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) : width] = torch.tensor(prompt)
         mask[row, width - len(prompt) : width] = 1
+    # A mask is needed for the prompts' padding alone: nobody reads on from a row that is finished.
+    attended = None if mask[:, :width].all() else mask.clone().to(device)
+    if attended is not None:
+        attended[:, width:] = 1
     ids, mask = ids.to(device), mask.to(device)
     logprobs = torch.zeros((batch, steps), device=device)
+    rows = torch.arange(batch, device=device)  # those still in the batch
     finished = torch.zeros(batch, dtype=torch.bool, device=device)
-    cache = StaticCache(config=model.config, max_cache_len=width + steps)
+    cache = preallocated_cache(model, width + steps)
     position = positions(mask, skip_padding)[:, :width]
-    tokens = ids[:, :width]
+    tokens, counts = ids[:, :width], []
     for step in range(steps):
         now = width + step
+        counts.append(len(rows))
         logits = model(
             input_ids=tokens,
-            attention_mask=mask[:, :now],
+            attention_mask=None if attended is None else attended[rows, :now],
             position_ids=position,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        drawn, logp = choose(logits.float(), step)
-        ids[:, now] = torch.where(finished, pad_id, drawn)
-        logprobs[:, step] = logp.masked_fill(finished, 0.0)
-        mask[:, now] = (~finished).long()
-        if eos_id is not None:
-            finished = finished | (drawn == eos_id)
-        if bool(finished.all()):
-            break
-        tokens = ids[:, now : now + 1]
+        drawn, logp = choose(logits.float(), step, rows)
+        over = finished[rows]
+        tokens = drawn.masked_fill(over, pad_id)[:, None]
+        ids[rows, now], mask[rows, now] = tokens[:, 0], (~over).long()
+        logprobs[rows, step] = logp.masked_fill(over, 0.0)
         position = position[:, -1:] + 1
+        if eos_id is None:
+            continue
+        finished[rows] = over | (drawn == eos_id)
+        if device.type != "cpu" and (step + 1) % LOOK_EVERY:
+            continue
+        going = (~finished[rows]).nonzero().squeeze(1)
+        if not len(going):
+            break
+        if len(going) <= KEPT_WHOLE * len(rows):
+            cache.reorder_cache(going)
+            rows, tokens, position = rows[going], tokens[going], position[going]
     longest = width + int(mask[:, width:].sum(1).max())
     sequences = Sequences(ids[:, :longest].clone(), mask[:, :longest].clone(), width, skip_padding)
-    return Samples(sequences, logprobs[:, : longest - width].clone(), finished)
+    return Samples(sequences, logprobs[:, : longest - width].clone(), finished, tuple(counts))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.utils import is_triton_available
 
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.steps import Context, write_json
@@ -40,14 +39,12 @@ def trainer_arguments(context: Context) -> dict[str, Any]:
 class Accounted:
     """Mixin for a Trainer: books the FLOPs and tokens of every step in a ledger.
 
-    Call `account` before training. Forward and backward are 3 forward passes' worth, and one more
-    of the LM head's where the trainer's fused head computes it again in the backward pass.
+    Call `account` before training. Forward and backward are 3 forward passes' worth.
     """
 
     ledger: Ledger
     cost: ModelCost
     model: Any
-    head_recomputed = False
 
     def account(self, ledger: Ledger, name: str = "policy") -> None:
         """Book in this ledger from now on; what is trained is noted there as the network `name`."""
@@ -63,28 +60,13 @@ class Accounted:
         return self.cost.forward(sequences, length, self.head_positions(inputs))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        flops = 3 * self._forward_flops(inputs)
-        if self.head_recomputed:
-            flops += 2 * self.cost.head * self.head_positions(inputs)
-        self.ledger.add(flops=flops, tokens_trained=int(inputs["attention_mask"].sum()))
+        tokens = int(inputs["attention_mask"].sum())
+        self.ledger.add(flops=3 * self._forward_flops(inputs), tokens_trained=tokens)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.ledger.add(flops=self._forward_flops(inputs))
         return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-
-
-def fused_head_positions(targets: torch.Tensor, device: torch.device) -> int:
-    """Positions that TRL's fused LM head computes: with Triton those that have a target, without it
-    (on a CPU) all that could have one, prompts and padding included.
-
-    Args:
-        targets: (B, T) bool, True at tokens that the loss reads.
-        device: of the model.
-    """
-    followed = targets[:, 1:]
-    triton = is_triton_available() and device.type in ("cuda", "xpu")
-    return int(followed.sum()) if triton else followed.numel()
 
 
 def with_preference(collator: Callable[[list], dict]) -> Callable[[list], dict]:

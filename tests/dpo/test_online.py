@@ -40,7 +40,11 @@ class Watched(OnlineDPOTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.rounds, self.batches, self.policies = [], [], []
+        self.rounds, self.batches, self.policies, self.drawn = [], [], [], []
+
+    def _sample(self, number, prompts):
+        self.drawn.append(super()._sample(number, prompts))
+        return self.drawn[-1]
 
     def new_round(self, number):
         self.policies.append(copy.deepcopy(self.policy))
@@ -254,8 +258,10 @@ def test_the_ledger_books_every_pass(softer, tmp_path):
     shapes = [(*s.input_ids.shape, s.prompt_width) for s in sampled]
     tokens = sum(int(s.completion_mask.sum()) for s in sampled)
     assert phases["sampling"]["tokens_generated"] == tokens
-    assert phases["sampling"]["flops"] == sum(cost.decode(n, p, t - p) for n, t, p in shapes)
-    reference = [cost.forward(n, t, n * (t - p + 1)) for n, t, p in shapes]
+    assert phases["sampling"]["flops"] == sum(
+        cost.decode(drawn.sequences.prompt_width, drawn.rows) for drawn in trainer.drawn
+    )
+    reference = [cost.forward(*s.input_ids.shape, s.tokens) for s in sampled]
     assert phases["scoring"]["flops"] == sum(reference) + sum(
         judge.forward(n, t) for n, t, _ in shapes
     )

@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from pipelines.evaluate.kl import divergence
-from pipelines.shared.logprobs import completion_logits, pack
+from pipelines.shared import logprobs
+from pipelines.shared.logprobs import pack, target_logits
 
 EOS, PAD = 0, 1
 
 
 def test_by_hand():
-    policy, reference = torch.tensor([[[0.5, 0.5]]]).log(), torch.tensor([[[0.25, 0.75]]]).log()
+    policy, reference = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
     mask = torch.tensor([[True]])
-    found = divergence(policy, reference, torch.tensor([[0]]), mask)
+    found = divergence(policy, reference, torch.tensor([0]), mask)
     ratio = math.log(0.5 / 0.25)
     exact = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)
     assert float(found.kl_k1) == pytest.approx(ratio)
@@ -28,21 +29,29 @@ def test_by_hand():
 
 def test_padding_counts_for_nothing():
     torch.manual_seed(0)
-    logits, reference = torch.randn(2, 4, 7), torch.randn(2, 4, 7)
-    ids = torch.randint(0, 7, (2, 4))
+    logits, reference = torch.randn(6, 7), torch.randn(6, 7)
+    ids = torch.randint(0, 7, (6,))
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     whole = divergence(logits, reference, ids, mask)
-    cut = divergence(logits[1:, :2], reference[1:, :2], ids[1:, :2], mask[1:, :2])
+    cut = divergence(logits[4:], reference[4:], ids[4:], mask[1:, :2])
     for name, value in vars(whole).items():
         torch.testing.assert_close(value[1:], getattr(cut, name))
 
 
+def test_it_does_not_matter_how_many_tokens_are_worked_on_at_once(monkeypatch):
+    torch.manual_seed(0)
+    logits, reference, ids = torch.randn(15, 11), torch.randn(15, 11), torch.randint(0, 11, (15,))
+    mask = torch.ones(3, 5).bool()
+    whole = divergence(logits, reference, ids, mask)
+    monkeypatch.setattr(logprobs, "BLOCK", 4 * 11)  # blocks of 4, the last of 3
+    for name, value in vars(divergence(logits, reference, ids, mask)).items():
+        torch.testing.assert_close(value, getattr(whole, name))
+
+
 def test_a_model_against_itself_is_exactly_0():
     torch.manual_seed(0)
-    logits = torch.randn(3, 5, 11)
-    found = divergence(
-        logits, logits.clone(), torch.randint(0, 11, (3, 5)), torch.ones(3, 5).bool()
-    )
+    logits, ids = torch.randn(15, 11), torch.randint(0, 11, (15,))
+    found = divergence(logits, logits.clone(), ids, torch.ones(3, 5).bool())
     assert (found.kl_k1 == 0).all() and (found.kl_k3 == 0).all() and (found.kl_rb == 0).all()
 
 
@@ -67,7 +76,8 @@ def test_every_estimator_is_unbiased_for_sequences_with_eos(policy):
     def restricted(model):
         """Logits over the alphabet alone, so that the enumeration is complete."""
         with torch.no_grad():
-            logits = completion_logits(model, sequences).double()
+            inputs = sequences.model_inputs()
+            logits = target_logits(model, inputs, sequences.targets).double()
         outside = torch.ones(logits.shape[-1], dtype=torch.bool)
         outside[alphabet] = False
         return logits.masked_fill(outside, -torch.inf)
@@ -75,7 +85,7 @@ def test_every_estimator_is_unbiased_for_sequences_with_eos(policy):
     found = divergence(
         restricted(policy),
         restricted(reference),
-        sequences.completion_ids,
+        sequences.completion_ids[sequences.completion_mask],
         sequences.completion_mask,
     )
     probability = found.logp.exp()

@@ -130,16 +130,17 @@ def test_each_kl_estimator_has_the_enumerated_mean_and_honest_intervals(request,
     from analysis.oracle.shares import calibration, honest
     from pipelines.evaluate.kl import divergence
     from pipelines.exact.oracle import optimum
-    from pipelines.shared.logprobs import completion_logits
+    from pipelines.shared.logprobs import target_logits
 
     made = request.getfixturevalue(name)
     task = made.task
     sequences = every_pair(task.prompts, task.completions, made.tokenizer.pad_token_id)
     with torch.no_grad():
-        ref_logits = completion_logits(made.reference, sequences).double()
+        inputs, mask = sequences.model_inputs(), sequences.completion_mask
+        ref_logits = target_logits(made.reference, inputs, sequences.targets).double()
     best = optimum(task.ref_logp, task.rewards, 1.0)
     logits = conditional_logits(best, task, ref_logits.shape[-1])
-    meter = divergence(logits, ref_logits, sequences.completion_ids, sequences.completion_mask)
+    meter = divergence(logits, ref_logits, sequences.completion_ids[mask], mask)
     p = np.exp(best).ravel() / len(task.prompts)
     truth = float((p * (best - task.ref_logp).ravel()).sum())
     for name in ("kl_k1", "kl_k3", "kl_rb"):
@@ -150,16 +151,14 @@ def test_each_kl_estimator_has_the_enumerated_mean_and_honest_intervals(request,
 
 
 def conditional_logits(best, task, vocabulary: int) -> torch.Tensor:
-    """Next-token log-probabilities of a distribution over whole completions: (X Y, 3, V)."""
+    """Next-token log-probabilities of a distribution over whole completions: (N, V)."""
     rows = []
     for x in range(len(task.prompts)):
         for ids in task.completions:
-            steps = []
-            for place in range(3):
+            for place in range(len(ids)):
                 mass = np.full(vocabulary, 1e-300)
                 for other, logp in zip(task.completions, best[x], strict=True):
                     if len(other) > place and other[:place] == ids[:place]:
                         mass[other[place]] += np.exp(logp)
-                steps.append(np.log(mass / mass.sum()))
-            rows.append(steps)
+                rows.append(np.log(mass / mass.sum()))
     return torch.tensor(np.array(rows))

@@ -355,22 +355,22 @@ def test_a_seed_gives_the_same_weights(sft, tokenizer, method):
 
 @BOTH
 def test_the_ledger_holds_what_was_done(sft, tokenizer, method):
-    batches = []
+    batches, rows = [], []
 
     def judge(sequences):
         batches.append(sequences)
+        rows.append(trainer._drawn.rows)
         return even_tokens(sequences)
 
     trainer = new_trainer(method, sft, tokenizer, judge)
     trainer.train()
     phases, cost = trainer.ledger.phases(), ModelCost.of(trainer.model)
     sampled = flops = forward = read = 0
-    for batch in batches:
-        (rows, total), width = batch.input_ids.shape, batch.prompt_width
+    for batch, left in zip(batches, rows, strict=True):
+        flops += cost.decode(batch.prompt_width, left)
         sampled += int(batch.completion_mask.sum())
         read += int(batch.attention_mask.sum())
-        flops += cost.decode(rows, width, total - width)
-        forward += cost.forward(rows, total, rows * (total - width + 1))
+        forward += cost.forward(*batch.input_ids.shape, batch.tokens)
     assert phases["sampling"]["tokens_generated"] == sampled
     lengths = {int(count) for batch in batches for count in batch.completion_mask.sum(-1)}
     assert len(lengths) > 2  # else padding would not show

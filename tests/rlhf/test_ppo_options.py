@@ -247,14 +247,15 @@ def test_a_shared_trunk_has_a_head_of_zeros_and_no_network(make):
     rollout = trainer._roll_out([0, 1, 2, 3])
     assert float(rollout.values.abs().sum()) == 0
     with torch.no_grad():
-        logits, _ = networks(rollout.sequences, 1.0)
-        both = torch.log_softmax(logits, -1).gather(
-            -1, rollout.sequences.completion_ids[..., None]
-        )[..., 0]
+        both, _ = networks(rollout.sequences, 1.0)
         alone = completion_logprobs(networks.policy, rollout.sequences)
-    torch.testing.assert_close(both.masked_fill(~rollout.mask, 0), alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-5)
     trainer.train()
     assert float(networks.head.weight.abs().sum()) > 0
+    with torch.no_grad():  # one pass for both, and the trunk alone, read the same states
+        _, values = networks(rollout.sequences, 1.0)
+    torch.testing.assert_close(values, networks.values(rollout.sequences), atol=1e-5, rtol=1e-5)
+    assert float(values.abs().sum()) > 0
 
 
 def test_the_critic_is_the_reward_models_copy_unless_given(make):
