@@ -27,7 +27,7 @@ def score(context: Context) -> None:
     logprobs: list[float] = []
     for _, sequences in packed_batches(table, pad_id, model.device):
         logprobs += completion_logprobs(model, sequences).double().sum(-1).tolist()
-        context.ledger.add(flops=cost.forward(*sequences.input_ids.shape, sequences.tokens))
+        context.ledger.add(flops=cost.forward(*sequences.shape, sequences.tokens))
         context.progress(len(logprobs), len(table), "completions")
     table[KEYS].assign(ref_logp=logprobs).to_parquet(context.path / "logprobs.parquet")
 

@@ -41,10 +41,7 @@ def divergence(
         ids: (N,) sampled tokens.
         mask: (B, C) bool, True at real tokens.
     """
-    parts = [
-        _of_tokens(logits[rows], ref_logits[rows], ids[rows])
-        for rows in blocks(*logits.shape, logits.device)
-    ]
+    parts = [_of_tokens(logits[rows], ref_logits[rows], ids[rows]) for rows in blocks(logits)]
     token, ref_token, step_kl, step_entropy = (torch.cat(part) for part in zip(*parts, strict=True))
     log_ratio = token - ref_token
 

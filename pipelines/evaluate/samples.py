@@ -85,7 +85,7 @@ class Evaluator:
             ids, mask = sequences.input_ids[targets], sequences.completion_mask
             columns = vars(divergence(logits, ref_logits, ids, mask))
             columns = {**columns, "reward_proxy": rewards(proxy, sequences).double()}
-            shape = sequences.input_ids.shape
+            shape = sequences.shape
             flops = 2 * cost.forward(*shape, len(ids)) + proxy_cost.forward(*shape)
             self.context.ledger.add(flops=flops)
             cells = {name: value.cpu().numpy() for name, value in columns.items()}

@@ -135,7 +135,7 @@ def scores_of(model: Any, task: Task, pad_id: int, ledger: Ledger) -> np.ndarray
     """A reward model's score of every completion, (X, Y)."""
     model.eval()
     every = every_pair(task.prompts, task.completions, pad_id)
-    ledger.add(flops=ModelCost.of(model).forward(*every.input_ids.shape))
+    ledger.add(flops=ModelCost.of(model).forward(*every.shape))
     return rewards(model, every).double().numpy().reshape(task.rewards.shape)
 
 
@@ -268,7 +268,7 @@ def enumerate_policy(context: Context, run: Path) -> None:
     pad_id = tokenizer.pad_token_id
     logp = sequence_logprobs(policy, task.prompts, task.completions, pad_id).numpy().ravel()
     every = every_pair(task.prompts, task.completions, pad_id)
-    mask, shape = every.completion_mask, every.input_ids.shape
+    mask, shape = every.completion_mask, every.shape
     logits, ref_logits = (
         target_logits(model, every.model_inputs(), every.targets).double()
         for model in (policy, reference)

@@ -249,7 +249,7 @@ class ExactIds:
 
     def _book(self, sequences: Sequences) -> None:
         """A forward pass, and with gradients a backward pass, twice as dear."""
-        flops = self.cost.forward(*sequences.input_ids.shape, sequences.tokens)
+        flops = self.cost.forward(*sequences.shape, sequences.tokens)
         if torch.is_grad_enabled():
             tokens = int(sequences.attention_mask.sum())
             self.ledger.add(flops=3 * flops, tokens_trained=tokens)
@@ -306,7 +306,7 @@ def check_same(reference: PreTrainedModel, policy: PreTrainedModel) -> None:
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """(N, V) -> (N,), nats."""
     result = logits.new_empty(len(logits))
-    for rows in blocks(*logits.shape, logits.device):
+    for rows in blocks(logits):
         logp = logits[rows].log_softmax(-1)
         result[rows] = -(logp.exp() * logp).sum(-1)
     return result

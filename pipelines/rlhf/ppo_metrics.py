@@ -121,7 +121,7 @@ class Costs:
     def rollout(self, drawn: Samples) -> None:
         """Sampling, and the reference's, critic's and reward model's forward passes."""
         sequences = drawn.sequences
-        (batch, length), tokens = sequences.input_ids.shape, sequences.tokens
+        (batch, length), tokens = sequences.shape, sequences.tokens
         passes = 2 if self.recomputed else 1
         flops = self.policy.decode(sequences.prompt_width, drawn.rows)
         flops += passes * self.policy.forward(batch, length, tokens)
@@ -133,7 +133,7 @@ class Costs:
 
     def update(self, inputs: Rollout) -> None:
         """Forward and backward: three forward passes' worth."""
-        batch, length = inputs.sequences.input_ids.shape
+        batch, length = inputs.sequences.shape
         flops = self.policy.forward(batch, length, inputs.sequences.tokens)
         if self.value is not None:
             flops += self.value.forward(batch, length)

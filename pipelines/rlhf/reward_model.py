@@ -114,7 +114,7 @@ def raw_scores(
     model.eval()
     cost, scores = ModelCost.of(model), []
     for _, sequences in packed_batches(completions, pad_id, model.device, size=512):
-        context.ledger.add(flops=cost.forward(*sequences.input_ids.shape))
+        context.ledger.add(flops=cost.forward(*sequences.shape))
         scores.append(rewards(model, sequences).double())
     return torch.cat(scores)
 

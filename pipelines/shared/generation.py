@@ -103,7 +103,7 @@ def check_sampler(
         worst = _largest_difference(model, drawn, temperature)
         # Without noise the logits of padding are computed, too.
         read = drawn.sequences.tokens if temperature else drawn.sequences.completion_ids.numel()
-        flops = ModelCost.of(model).forward(*drawn.sequences.input_ids.shape, read)
+        flops = ModelCost.of(model).forward(*drawn.sequences.shape, read)
         ledger.add(flops=flops)
     if not worst < SAMPLER_TOLERANCE:
         raise RuntimeError(

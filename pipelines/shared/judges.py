@@ -25,7 +25,7 @@ def learnt_judge(model: PreTrainedModel, ledger: Ledger) -> Judge:
 
     @torch.no_grad()
     def judge(sequences: Sequences) -> torch.Tensor:
-        ledger.add(flops=cost.forward(*sequences.input_ids.shape))
+        ledger.add(flops=cost.forward(*sequences.shape))
         return rewards(model, sequences).float()
 
     return judge

@@ -37,6 +37,12 @@ class Sequences:
     skip_padding: bool = True
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T)"""
+        batch, length = self.input_ids.shape
+        return batch, length
+
+    @property
     def completion_ids(self) -> torch.Tensor:
         """(B, C)"""
         return self.input_ids[:, self.prompt_width :]
@@ -199,16 +205,14 @@ def completion_logits(
     return logits.unflatten(0, sequences.completion_ids.shape)
 
 
-def blocks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
-    """Slices of `rows` that are worked on one after another.
+def blocks(logits: torch.Tensor) -> Iterator[slice]:
+    """Slices of the rows of (N, V) logits that are worked on one after another.
 
     On a CPU each has about `BLOCK` entries, so that what one operation leaves in the cache the next
     finds there; elsewhere all rows are one block.
-
-    Args:
-        entries: of one row.
     """
-    size = max(1, BLOCK // entries) if device.type == "cpu" else max(1, rows)
+    rows, entries = logits.shape
+    size = max(1, BLOCK // entries) if logits.device.type == "cpu" else max(1, rows)
     for start in range(0, rows, size):
         yield slice(start, start + size)
 
@@ -223,7 +227,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         total = logits.new_empty(len(ids))
-        for rows in blocks(*logits.shape, logits.device):
+        for rows in blocks(logits):
             torch.logsumexp(logits[rows], -1, out=total[rows])
         ctx.save_for_backward(logits, total, ids)
         return logits.gather(1, ids[:, None]).squeeze(1) - total
@@ -233,7 +237,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, total, ids = ctx.saved_tensors
         result = torch.empty_like(logits)
-        for rows in blocks(*logits.shape, logits.device):
+        for rows in blocks(logits):
             part = torch.sub(logits[rows], total[rows, None], out=result[rows])
             part.exp_().mul_(-gradient[rows, None])
         return result.scatter_add_(1, ids[:, None], gradient[:, None]), None

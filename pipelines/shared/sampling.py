@@ -7,7 +7,7 @@ row samples depends neither on the batch it is in nor on the rows beside it (up 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -209,11 +209,10 @@ class PreallocatedLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, self.length = self.length, self.length + key_states.shape[2]
-        filled = []
-        for store, states in ((self.keys, key_states), (self.values, value_states)):
-            store[:, :, start : self.length] = states
-            filled.append(store[:, :, : self.length])
-        return filled[0], filled[1]
+        assert self.keys is not None and self.values is not None
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def get_seq_length(self) -> int:
         return self.length
@@ -301,7 +300,7 @@ def _decode(
         if not len(going):
             break
         if len(going) <= KEPT_WHOLE * len(rows):
-            cache.reorder_cache(going)
+            cache.reorder_cache(cast(torch.LongTensor, going))
             rows, tokens, position = rows[going], tokens[going], position[going]
     longest = width + int(mask[:, width:].sum(1).max())
     sequences = Sequences(ids[:, :longest].clone(), mask[:, :longest].clone(), width, skip_padding)
