@@ -26,8 +26,9 @@ from pipelines.arms import ARMS
 from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import StepFailed, UserError, unknown
 from pipelines.shared.executors import run_local
+from pipelines.shared.schedule import critical_path
 from pipelines.shared.specs import Runtime
-from pipelines.shared.steps import is_storage_failure, load_record, partial_folders
+from pipelines.shared.steps import Step, is_storage_failure, load_record, partial_folders
 
 COMMANDS = ("list", "plan", "run", "report", "status", "claims", "judge", "label", "win-rates")
 
@@ -180,14 +181,20 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "label", "threads", "state"):
         table.add_column(column, justify="right" if column == "threads" else "left")
-    for column in ("seconds", "TFLOP"):
+    for column in ("seconds", "TFLOP", "on path"):
         table.add_column(column, justify="right")
-    todo = []
+    records = {step.fingerprint: load_record(step, options.results) for step in study.steps()}
+    todo = [step for step in study.steps() if records[step.fingerprint] is None]
+    costs = {step.fingerprint: estimator.cost(step) for step in todo}
+
+    def seconds(step: Step) -> float | None:
+        cost = costs[step.fingerprint]
+        return cost["seconds"] if cost else None
+
+    path = critical_path(todo, seconds)
     for step in study.steps():
-        record = load_record(step, options.results)
-        cost = record["cost"] if record else estimator.cost(step)
-        if record is None:
-            todo.append(step)
+        record = records[step.fingerprint]
+        cost = record["cost"] if record else costs[step.fingerprint]
         table.add_row(
             step.stage,
             step.label,
@@ -195,6 +202,7 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
             "[green]cached[/]" if record else "to run",
             f"{cost['seconds']:.1f}" if cost else "?",
             f"{cost['flops'] / 1e12:.3f}" if cost else "?",
+            "*" if step in path else "",
         )
     console.print(table)
     left = seconds_left(todo, estimator, options.cores)
@@ -204,6 +212,12 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
         else ("time unknown: nothing like it has run here yet")
     )
     console.print(f"{len(todo)} of {len(study.steps())} steps to run, {time_left}")
+    if left is not None and todo:
+        alone = sum(seconds(step) or 0.0 for step in path)
+        console.print(
+            f"critical path (*): {' > '.join(step.stage for step in path)}: {duration(alone)}, "
+            "however many cores"
+        )
     return 0
 
 
@@ -225,7 +239,7 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
         f"[bold]{study.experiment.name}[/] at scale {study.scale}: {study.experiment.question}"
     )
     with Display(steps, Estimator(runtime.results), options.cores, console) as display:
-        run_local(steps, runtime, options.cores, display.tell)
+        run_local(steps, runtime, options.cores, display.tell, display.estimator.cost)
     reused = display.reused
     console.print(
         f"every step was reused ({reused} of {reused})"

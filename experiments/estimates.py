@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.shared.steps import Step
 
+PREDICTED = ("seconds", "flops", "peak_memory_bytes")
 MOST_DIFFERENCES = 3  # recipe fields in which a run may differ and still predict
 
 
@@ -35,7 +36,7 @@ class Estimator:
         self.records.setdefault(record["stage"], []).append(record)
 
     def cost(self, step: Step) -> dict[str, float] | None:
-        """Predicted `seconds` and `flops`."""
+        """Predicted `seconds`, `flops` and `peak_memory_bytes`."""
         wanted = dict(_leaves(step.identity["recipe"]))
         near: dict[int, list[Mapping[str, Any]]] = {}
         for record in self.records.get(step.stage, []):
@@ -48,9 +49,7 @@ class Estimator:
         if not near or min(near) > MOST_DIFFERENCES:
             return None
         best = near[min(near)]
-        return {
-            name: statistics.median(r["cost"][name] for r in best) for name in ("seconds", "flops")
-        }
+        return {name: statistics.median(r["cost"][name] for r in best) for name in PREDICTED}
 
 
 def _leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:

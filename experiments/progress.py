@@ -10,6 +10,7 @@ from rich.text import Text
 
 from experiments.estimates import Estimator
 from pipelines.shared.executors import Event
+from pipelines.shared.schedule import makespan
 from pipelines.shared.steps import Step
 
 
@@ -119,20 +120,19 @@ class Display:
 def seconds_left(
     steps: Sequence[Step], estimator: Estimator, cores: int, shares: dict[str, float] | None = None
 ) -> float | None:
-    """Predicted seconds for the steps, or None where one of them cannot be predicted.
+    """Predicted seconds until all of the steps are done, or None where one cannot be predicted.
 
-    It is the thread-seconds spread over the cores, or the longest chain of dependencies if that is
-    more. `shares` tells how much of a running step is done.
+    Args:
+        shares: how much of a running step is done, by fingerprint.
     """
     spent = shares or {}
-    chain: dict[str, float] = {}
-    thread_seconds = 0.0
-    for step in steps:
-        cost = estimator.cost(step)
-        if cost is None:
-            return None
-        seconds = cost["seconds"] * (1 - spent.get(step.fingerprint, 0.0))
-        thread_seconds += seconds * min(step.threads, cores)
-        before = max((chain.get(up.fingerprint, 0.0) for up in step.upstream.values()), default=0.0)
-        chain[step.fingerprint] = before + seconds
-    return max([thread_seconds / cores, *chain.values()])
+    costs = {step.fingerprint: estimator.cost(step) for step in steps}
+    if None in costs.values():
+        return None
+
+    def seconds(step: Step) -> float:
+        cost = costs[step.fingerprint]
+        assert cost is not None
+        return cost["seconds"] * (1 - spent.get(step.fingerprint, 0.0))
+
+    return makespan(steps, seconds, cores)

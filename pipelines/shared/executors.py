@@ -5,7 +5,6 @@ it. Processes are forked from a server that has imported the libraries once.
 """
 
 import contextlib
-import heapq
 import multiprocessing
 import os
 import pickle
@@ -20,7 +19,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from pipelines.shared.allocator import keep_freed_memory
 from pipelines.shared.errors import StepFailed, UserError
+from pipelines.shared.schedule import ready, remaining
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import (
     Step,
@@ -44,19 +47,15 @@ PRELOAD = [
     "pipelines.evaluate.samples",
     "pipelines.exact.steps",
 ]
-# glibc gives freed memory back by default and fetches it again at the next tensor: keeping it makes
-# training 1.2-1.7x faster here. Read when the server starts, ignored elsewhere.
-KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "-1",
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+Prediction = Callable[[Step], Mapping[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,16 @@ def run_local(
     runtime: Runtime,
     cores: int,
     tell: Callable[[Event], None] = lambda event: None,
+    predict: Prediction = lambda step: None,
 ) -> dict[str, dict[str, Any]]:
     """Run steps, given dependencies first, and return their records by fingerprint.
 
-    Steps whose dependencies are done run side by side as long as their threads fit into `cores`;
-    the one that most other work waits for goes first. The order changes no result.
+    Steps whose dependencies are done run side by side as long as their threads fit into `cores` and
+    their predicted memory into what this machine has to spare; the one that begins the longest
+    chain goes first. The order changes no result.
+
+    Args:
+        predict: `seconds` and `peak_memory_bytes` of a step, or None where nothing is known.
 
     Raises:
         UserError: a step's input is bad. StepFailed: a step broke. Running steps are stopped.
@@ -97,23 +101,27 @@ def run_local(
     if not todo:
         return records
     clean_interrupted(runtime.results)
-    os.environ.update(
-        {k: v for k, v in {**KEEP_FREED_MEMORY, **QUIET}.items() if k not in os.environ}
-    )
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    rank = _priorities(list(todo.values()))
+    predicted = {step.fingerprint: predict(step) or {} for step in todo.values()}
+    rank = remaining(list(todo.values()), lambda s: predicted[s.fingerprint].get("seconds"))
+    spare = psutil.virtual_memory().available
     running: dict[Connection, tuple[Step, Any]] = {}
+
+    def fits(step: Step) -> bool:
+        beside = [other for other, _ in running.values()]
+        threads = sum(other.threads for other in (*beside, step))
+        memory = sum(
+            predicted[other.fingerprint].get("peak_memory_bytes", 0) for other in (*beside, step)
+        )
+        return not beside or (threads <= cores and memory <= spare)
+
     try:
         while todo or running:
-            ready = [
-                s
-                for s in todo.values()
-                if all(u.fingerprint in records for u in s.upstream.values())
-            ]
-            for step in heapq.nsmallest(len(ready), ready, key=lambda s: rank[s.fingerprint]):
-                busy = sum(other.threads for other, _ in running.values())
-                if running and busy + step.threads > cores:
+            left = {*todo, *(step.fingerprint for step, _ in running.values())}
+            for step in sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint]):
+                if not fits(step):
                     continue
                 parent, child = context.Pipe()
                 process = context.Process(target=_child, args=(pickle.dumps(step), runtime, child))
@@ -143,18 +151,6 @@ def bare_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _priorities(steps: Sequence[Step]) -> dict[str, tuple[int, int]]:
-    """Rank by the longest chain of steps that wait for this one, then by the given order."""
-    depth: dict[str, int] = dict.fromkeys((step.fingerprint for step in steps), 0)
-    for step in reversed(steps):
-        for upstream in step.upstream.values():
-            if upstream.fingerprint in depth:
-                depth[upstream.fingerprint] = max(
-                    depth[upstream.fingerprint], depth[step.fingerprint] + 1
-                )
-    return {step.fingerprint: (-depth[step.fingerprint], place) for place, step in enumerate(steps)}
 
 
 def _receive(
@@ -237,7 +233,8 @@ def _child(pickled: bytes, runtime: Runtime, connection: Any) -> None:
 
 
 def prepare_process(step: Step) -> None:
-    """Threads and random state as the step's identity states them, whatever ran before."""
+    """Allocator, threads and random state as the step states them, whatever ran before."""
+    keep_freed_memory()
     import numpy as np
     import torch
 

@@ -2,11 +2,12 @@
 
 import os
 
+import psutil
 import pytest
 
 from pipelines.dpo.specs import DPOSpec
 from pipelines.shared.errors import StepFailed, UserError
-from pipelines.shared.executors import _priorities, run_local
+from pipelines.shared.executors import run_local
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
 
@@ -97,10 +98,18 @@ def test_a_killed_process_names_its_log(runtime):
     assert "about to die" in log.read_text()
 
 
-def test_what_most_work_waits_for_goes_first():
-    base, other = make("base"), make("other")
-    middle = make("middle", base=base)
-    top = make("top", middle=middle)
-    rank = _priorities([other, base, middle, top])
-    order = sorted([other, base, middle, top], key=lambda step: rank[step.fingerprint])
-    assert [step.label for step in order] == ["base", "middle", "other", "top"]
+def test_memory_that_is_not_there_is_waited_for(runtime, monkeypatch):
+    spare = psutil.virtual_memory().available
+    needs = {"seconds": 1.0, "peak_memory_bytes": 0.6 * spare}
+    steps, events = [make("one"), make("other")], []
+    run_local(steps, runtime, 2, events.append, lambda step: needs)
+    kinds = [event.kind for event in events if event.kind in ("started", "done")]
+    assert kinds == ["started", "done", "started", "done"]
+
+
+def test_the_longest_chain_goes_first(runtime):
+    quick, slow = make("quick"), make("slow")
+    events = []
+    seconds = {"quick": 1.0, "slow": 9.0}
+    run_local([quick, slow], runtime, 1, events.append, lambda s: {"seconds": seconds[s.label]})
+    assert [e.step.label for e in events if e.kind == "started"] == ["slow", "quick"]
