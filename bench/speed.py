@@ -23,13 +23,14 @@ share a lower bound. (`timing/gemms.py`)
 Then DPO is trained for 20 steps on both sides from the same weights, on the same pairs in the same
 order: exit status 1 if a loss differs by more than 1e-5.
 
-Results go to results.csv at the very end; rows of comparisons that were not run stay. PPO on (b)
-holds three processes of about 6 GB each.
+Results go to results.csv at the very end; rows of comparisons that were not run stay. All of it
+is about 40 minutes on two idle cores; PPO on (b) holds three processes of about 6 GB each.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,11 +45,12 @@ from typing import Any
 from environments import CURRENT, LAST_PPO, ROOT, build_environment
 from rich.console import Console
 from rich.table import Table
-from timing.cases import CASES, LOSS_STEPS, OURS, PROJECT, QUICK, ROUGH, SIDES, TASKS, Case
+from timing.cases import CASES, LOSS_STEPS, OURS, QUICK, ROUGH, SIDES, TASKS, Case
 from timing.results import Row, compared, write
 from timing.workers import BENCH, Home, Worker, environment
 
 TOLERANCE = 1e-5  # of losses
+BUSY = 0.5  # load average of a machine that has something else to do
 PROJECT_HOME = Home(Path(sys.executable), "timing.ours", (BENCH, ROOT))
 PEERS = {
     ("dpo", "trl"): f"TRL {CURRENT.trl} DPOTrainer",
@@ -131,7 +133,7 @@ class Bench:
 
     def home(self, task: str, side: str) -> Home:
         """Where a side runs."""
-        if side in PROJECT:
+        if side in OURS:
             return PROJECT_HOME
         peer = LAST_PPO if task == "ppo" else CURRENT
         if peer.trl not in self.pythons:
@@ -219,7 +221,7 @@ class Bench:
 def check_versions(task: str, side: str, found: dict[str, str]) -> None:
     """Raises SystemExit unless a peer has the version that it is shown under."""
     wanted = LAST_PPO.trl if task == "ppo" else CURRENT.trl
-    if side not in PROJECT and found["trl"] != wanted:
+    if side not in OURS and found["trl"] != wanted:
         raise SystemExit(f"the environment of {side} has trl {found['trl']}, not {wanted}")
 
 
@@ -254,7 +256,12 @@ def rows_of(what: Measurement, turns: Turns) -> list[Row]:
 
 
 def describe(what: Measurement, turns: Turns) -> None:
-    """Our phases and the floor in FLOP/s."""
+    """How far the ticks of a side are apart, our phases, and the floor in FLOP/s."""
+    for side, seconds in turns.seconds.items():
+        print(
+            f"  {side}: {median(seconds):.3g} s, median of {len(seconds)}, "
+            f"from {min(seconds):.3g} to {max(seconds):.3g} s"
+        )
     peak = median(turns.peaks) / 1e9
     for side, floor in turns.floors.items():
         work, alone = turns.products[side], median(floor)
@@ -330,7 +337,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=listed(TASKS), default=list(TASKS), help="tasks")
     parser.add_argument("--models", type=listed(tuple(CASES)), default=list(CASES), help="a,b")
     parser.add_argument("--threads", type=listed(("1", "2")), default=["1", "2"], help="1,2")
-    parser.add_argument("--rounds", type=int, help="turns of each side (default: 5 on a, 3 on b)")
+    parser.add_argument(
+        "--rounds", type=int, help="turns of each side (default: 5 on a, 3 on b; ppo 3 and 2)"
+    )
     parser.add_argument(
         "--losses",
         action=argparse.BooleanOptionalAction,
@@ -353,11 +362,21 @@ def main() -> int:
     cases = QUICK if chosen.quick else CASES
     out = chosen.out or (None if chosen.quick else BENCH / "results.csv")
     measurements = [
-        Measurement(task, model, cases[model], int(threads), chosen.rounds or cases[model].rounds)
+        Measurement(
+            task,
+            model,
+            cases[model],
+            int(threads),
+            chosen.rounds or (cases[model].updates if task == "ppo" else cases[model].rounds),
+        )
         for model in chosen.models
         for task in chosen.only
         for threads in chosen.threads
     ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without tidying up
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"the machine is busy (load {load:.1f}): what is measured now is worth little")
     rows: list[Row] = []
     fine = True
     with tempfile.TemporaryDirectory() as scratch:

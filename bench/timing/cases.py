@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TASKS = ("dpo", "ppo", "reward", "decode")
-# The sides of each task, in the order in which they take turns; those of `OURS` give the floor.
+# The sides of each task, in the order in which they take turns; those of `OURS` run in the
+# project's environment and give the floor.
 SIDES = {
     "dpo": ("ours", "trl", "trl-precomputed"),
     "ppo": ("ours", "ours-shared", "trl"),
@@ -13,7 +14,6 @@ SIDES = {
     "decode": ("ours", "generate"),
 }
 OURS = ("ours", "ours-shared")
-PROJECT = (*OURS, "generate")  # sides that run in the project's own environment
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Case:
         rollouts: in an update of PPO.
         minibatches: of each of PPO's epochs.
         rows: prompts decoded at once.
-        rounds: turns that each side gets, by default.
+        rounds: turns that each side gets, by default; updates: in PPO.
         ticks: in a turn; of PPO and decoding always one.
     """
 
@@ -60,6 +60,7 @@ class Case:
     batches: int = 8
     epochs: int = 4
     rounds: int = 5
+    updates: int = 3
     ticks: int = 2
 
 
@@ -78,11 +79,20 @@ CASES = {
         minibatches=2,
         rows=32,
         rounds=3,
+        updates=2,
         ticks=1,
     ),
 }
 QUICK = {
-    "a": Case(Shape("gpt2", 2, 64, 2, 512), pairs=8, rollouts=16, minibatches=4, rows=16, rounds=1),
+    "a": Case(
+        Shape("gpt2", 2, 64, 2, 512),
+        pairs=8,
+        rollouts=16,
+        minibatches=4,
+        rows=16,
+        rounds=1,
+        updates=1,
+    ),
     "b": Case(
         Shape("llama", 2, 48, 3, 512, kv_heads=1, inner=96),
         pairs=4,
@@ -90,6 +100,7 @@ QUICK = {
         minibatches=2,
         rows=8,
         rounds=1,
+        updates=1,
         ticks=1,
     ),
 }

@@ -13,10 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from pipelines.shared.corpus import train_tokenizer
-from pipelines.shared.models import new_reward_model
 from timing.cases import Case, Shape, case_of
 
 SEED = 0
@@ -61,7 +66,8 @@ def make_models(folder: Path, case: Case) -> None:
     tokenizer.save_pretrained(folder / "tokenizer")
     policy = new_model(case.shape, tokenizer.eos_token_id, tokenizer.pad_token_id)
     policy.save_pretrained(folder / "policy")
-    new_reward_model(folder / "policy").save_pretrained(folder / "reward")
+    reward = AutoModelForSequenceClassification.from_pretrained(folder / "policy", num_labels=1)
+    reward.save_pretrained(folder / "reward")
     for weight in policy.parameters():
         weight.data += PERTURBATION * torch.randn_like(weight)
     policy.save_pretrained(folder / "reference")

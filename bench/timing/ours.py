@@ -1,4 +1,4 @@
-"""A worker in the project's environment: our side of each task, and Transformers' `generate`.
+"""A worker in the project's environment: our side of each task.
 
 DPO's reference log-probs are computed before the first tick: they are made once for an SFT model
 and its pairs, and every run on them shares the file.
@@ -118,30 +118,15 @@ def ppo(job: Job) -> None:
 def decode(job: Job) -> None:
     case = job.case
     prompts = job.data("prompts")["prompts"][: case.rows]
-    model: Any = load_policy(job.folder / "policy")
-    tokenizer = load_tokenizer(job.folder / "tokenizer")
+    model = load_policy(job.folder / "policy")
+    pad_id = load_tokenizer(job.folder / "tokenizer").pad_token_id
     stream = itertools.count()
 
-    def ours() -> None:
+    def tick() -> None:
         noise = keyed_uniforms(0, next(stream), range(case.rows), case.completion)
-        sample(model, prompts, noise, eos_id=None, pad_id=tokenizer.pad_token_id)
+        sample(model, prompts, noise, eos_id=None, pad_id=pad_id)
 
-    # Without an EOS `generate` has no length to enforce: min_new_tokens costs it nothing.
-    model.generation_config.eos_token_id = None
-
-    def generate() -> None:
-        ids = torch.tensor(prompts)
-        model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            top_k=0,
-            min_new_tokens=case.completion,
-            max_new_tokens=case.completion,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-
-    repeat(Gate(job.line, recorder=Recorder()), ours if job.side == "ours" else generate)
+    repeat(Gate(job.line, recorder=Recorder()), tick)
 
 
 if __name__ == "__main__":

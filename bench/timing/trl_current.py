@@ -1,4 +1,5 @@
-"""A worker in an environment with TRL 1.16.0: its DPOTrainer and its RewardTrainer.
+"""A worker in an environment with TRL 1.16.0: its DPOTrainer, its RewardTrainer, and `generate` of
+the Transformers beside it.
 
 TRL takes DPO's pairs as text, tokenizes them and appends EOS. The preparation of the data is
 replaced so that both sides train on the same ids; everything else is TRL's.
@@ -15,7 +16,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
-from timing.gate import Gate
+from timing.gate import Gate, repeat
 from timing.job import Job, start
 
 
@@ -57,6 +58,28 @@ def reward(job: Job) -> None:
     job.run(trainer, Gate(job.line))
 
 
+def decode(job: Job) -> None:
+    case = job.case
+    ids = torch.tensor(job.data("prompts")["prompts"][: case.rows])
+    model = AutoModelForCausalLM.from_pretrained(job.folder / "policy", dtype=torch.float32)
+    # Without an EOS there is no length to enforce: min_new_tokens costs nothing.
+    model.eval().generation_config.eos_token_id = None
+
+    def tick() -> None:
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            top_k=0,
+            min_new_tokens=case.completion,
+            max_new_tokens=case.completion,
+            pad_token_id=model.config.pad_token_id,
+        )
+        assert made.shape[1] == case.prompt + case.completion
+
+    repeat(Gate(job.line), tick)
+
+
 if __name__ == "__main__":
     told = start()
-    {"dpo": dpo, "reward": reward}[told.task](told)
+    {"dpo": dpo, "reward": reward, "decode": decode}[told.task](told)
