@@ -26,4 +26,5 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/parity_trl_ppo.py

@@ -9,7 +9,6 @@ first run (`--env`). Exit status 1 if anything differs by more than 1e-5.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 from datasets import Dataset
+from environments import LAST_PPO, build_environment
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
@@ -45,10 +45,6 @@ from pipelines.shared.models import (
 )
 from pipelines.shared.specs import ModelSpec
 
-ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = Path.home() / ".cache" / "rlhf-vs-dpo" / "parity-trl-1.12.0"
-TRL = "1.12.0"
-REQUIREMENTS = [f"trl=={TRL}", "transformers==5.23.0", "torch==2.13.0", "datasets", "accelerate"]
 TOLERANCE = 1e-5
 SEED = 0  # of weights and prompts
 ROLLOUT_SEED = 3
@@ -445,25 +441,6 @@ def special_ids(models: Path, which: str = "pad") -> int:
 # TRL's side
 
 
-def build_environment(folder: Path) -> Path:
-    """The Python of an environment with TRL 1.12.0, built unless it is there; the rest of its
-    packages have the versions that this project is tested with."""
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [line for line in pins if not line.startswith(("trl==", "#"))]
-    wanted = hashlib.sha256("\n".join(REQUIREMENTS + pins).encode()).hexdigest()
-    python, stamp = folder / "bin" / "python", folder / "parity.sha256"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    print(f"building {folder} ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(pins) + "\n")
-    pip: list[Any] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", constraints, *REQUIREMENTS], check=True)
-    stamp.write_text(wanted)
-    return python
-
-
 def trl_side(
     python: Path, models: Path, ours: dict[Case, Ours], out: Path
 ) -> tuple[dict[Case, Trace], dict[str, str]]:
@@ -494,8 +471,8 @@ def trl_side(
     if done.returncode:
         raise SystemExit(f"TRL's side failed:\n{done.stdout[-4000:]}")
     versions = json.loads((out / "versions.json").read_text())
-    if versions["trl"] != TRL:
-        raise SystemExit(f"the environment has trl {versions['trl']}, not {TRL}")
+    if versions["trl"] != LAST_PPO.trl:
+        raise SystemExit(f"the environment has trl {versions['trl']}, not {LAST_PPO.trl}")
     traces = {case: read_trl(out / f"{case.name}.npz", side) for case, side in ours.items()}
     return traces, versions
 
@@ -662,7 +639,7 @@ def print_rule(case: Case, ours: Ours, theirs: Trace) -> bool:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
-    parser.add_argument("--env", type=Path, default=ENVIRONMENT, help="TRL's environment")
+    parser.add_argument("--env", type=Path, default=LAST_PPO.folder, help="TRL's environment")
     parser.add_argument("--keep", type=Path, help="keep weights and TRL's intermediates here")
     return parser.parse_args()
 
@@ -713,7 +690,7 @@ def main() -> int:
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    python = build_environment(arguments.env.expanduser().absolute())
+    python = build_environment(arguments.env.expanduser().absolute(), LAST_PPO.requirements)
     with tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.keep or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
