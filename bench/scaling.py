@@ -7,8 +7,8 @@ in the number of prompts, of PPO in the number of updates; peak memory in all of
 the project's own, with models of scale mini, each in a process of its own, one at a time; seconds
 and memory are those of their records. A line a + b n is fitted to the seconds by least squares of
 the relative deviations. Writes scaling.csv. Exit status 1 if a time is further than 15% from the
-line, if 8x takes more than 15% above 8 times 1x, or if the peak memory grows by more than 10% and
-what the rows themselves take.
+line, if 8x takes more than 15% above 8 times 1x, or if the peak memory grows in the number of pairs
+by more than 10% and what the rows themselves take.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import csv
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,6 @@ BASE = {
     "sampling.prompts": 100,
     "evaluation.prompts": 32,
 }
-# At smaller sizes, to see that the script works: it measures nothing but start-up.
-QUICK = {"model.layers": 1, "model.width": 32, "model.heads": 2, "corpus.max_reviews": 2000}
 
 
 @dataclass(frozen=True)
@@ -55,21 +53,21 @@ class Quantity:
 
     Attributes:
         setting: "section.field" that is multiplied; other: settings that differ from `BASE`.
-        size: its value at 1x; quick_size at --quick.
+        size: its value at 1x.
         unit: what is counted, and units the number of them for a value of the setting.
         step: of a resolved study, the step that is measured.
-        rows: bytes of the data that the step loads and that grow with it; 0 where none do.
+        rows: bytes of the data that the step loads and that grow with it; None where its memory is
+            not held against anything (what a policy samples has no fixed length).
     """
 
     name: str
     setting: str
     size: int
-    quick_size: int
     unit: str
     step: Callable[[Any], Step]
     units: Callable[[int], int] = lambda value: value
-    other: Mapping[str, Any] | None = None
-    rows: Callable[[Step, Path], int] = lambda step, results: 0
+    other: Mapping[str, Any] = field(default_factory=dict)
+    rows: Callable[[Step, Path], int] | None = None
 
 
 def policy_of(study: Any, arm: str) -> Step:
@@ -86,15 +84,20 @@ def evaluation_of(study: Any, arm: str) -> Step:
 def table_bytes(step: Step, results: Path, upstream: str, name: str) -> int:
     """What a table that the step reads takes in memory, in bytes."""
     table = pd.read_parquet(step.upstream[upstream].folder(results) / name)
-    return int(table.memory_usage(deep=True).sum())
+    views = sum(
+        cell.nbytes
+        for column in table
+        for cell in table[column]
+        if isinstance(cell, np.ndarray) and cell.base is not None  # not in what pandas counts
+    )
+    return int(table.memory_usage(deep=True).sum()) + views
 
 
 QUANTITIES = (
     Quantity(
         name="DPO training",
         setting="sampling.prompts",
-        size=200,
-        quick_size=8,
+        size=250,
         unit="pairs",
         units=lambda prompts: 6 * prompts,  # of 4 completions
         step=lambda study: policy_of(study, "dpo"),
@@ -104,10 +107,9 @@ QUANTITIES = (
         name="reference log-probs",
         setting="sampling.prompts",
         size=400,
-        quick_size=8,
-        other={"sampling.completions": 16},
+        other={"sampling.completions": 32},
         unit="pairs",
-        units=lambda prompts: 120 * prompts,  # of 16 completions
+        units=lambda prompts: 496 * prompts,  # of 32 completions
         step=lambda study: policy_of(study, "dpo").upstream["reference_logprobs"],
         rows=lambda step, results: table_bytes(step, results, "completions", "completions.parquet"),
     ),
@@ -115,7 +117,7 @@ QUANTITIES = (
         name="evaluation",
         setting="evaluation.prompts",
         size=250,
-        quick_size=8,
+        other={"evaluation.samples": 8},
         unit="prompts",
         step=lambda study: evaluation_of(study, "dpo"),
     ),
@@ -123,7 +125,6 @@ QUANTITIES = (
         name="PPO training",
         setting="ppo.updates",
         size=6,
-        quick_size=2,
         unit="updates",
         step=lambda study: policy_of(study, "ppo"),
     ),
@@ -145,7 +146,7 @@ class Measured:
     units: Sequence[int]
     seconds: Sequence[float]
     memory: Sequence[int]
-    rows: Sequence[int]
+    rows: Sequence[int] | None
 
     @property
     def line(self) -> tuple[float, float]:
@@ -167,7 +168,10 @@ class Measured:
 
     @property
     def more_memory(self) -> float:
-        """The growth of the peak memory that is not the rows', over the smallest."""
+        """The growth of the peak memory that is not the rows', over the smallest; 0 where it is
+        not asked for."""
+        if self.rows is None:
+            return 0.0
         without = [memory - rows for memory, rows in zip(self.memory, self.rows, strict=True)]
         return (max(without) - without[0]) / self.memory[0]
 
@@ -187,13 +191,12 @@ def fitted_line(units: Sequence[float], seconds: Sequence[float]) -> tuple[float
     return float(fixed), float(each)
 
 
-def steps_of(quantity: Quantity, quick: bool) -> dict[int, Step]:
+def steps_of(quantity: Quantity, size: float) -> dict[int, Step]:
     """The step at 1x, 2x, 4x and 8x, by the number of units."""
     steps = {}
     for times in TIMES:
-        value = times * (quantity.quick_size if quick else quantity.size)
-        settings = {**BASE, **(QUICK if quick else {}), **(quantity.other or {})}
-        settings[quantity.setting] = value
+        value = times * max(1, round(quantity.size * size))
+        settings = {**BASE, **quantity.other, quantity.setting: value}
         study = SENTIMENT.resolve(
             "mini",
             ["ppo", "dpo"],
@@ -203,9 +206,9 @@ def steps_of(quantity: Quantity, quick: bool) -> dict[int, Step]:
     return steps
 
 
-def measure(quantity: Quantity, runtime: Runtime, quick: bool) -> Measured:
+def measure(quantity: Quantity, runtime: Runtime, size: float) -> Measured:
     """Run a quantity's steps, and what they stand on, one after another."""
-    steps = steps_of(quantity, quick)
+    steps = steps_of(quantity, size)
     run_local(closure(list(steps.values())), runtime, cores=1, tell=tell)
     records: list[dict[str, Any]] = []
     for step in steps.values():
@@ -218,7 +221,7 @@ def measure(quantity: Quantity, runtime: Runtime, quick: bool) -> Measured:
         units=list(steps),
         seconds=[record["cost"]["seconds"] for record in records],
         memory=[record["cost"]["peak_memory_bytes"] for record in records],
-        rows=[quantity.rows(step, runtime.results) for step in steps.values()],
+        rows=quantity.rows and [quantity.rows(step, runtime.results) for step in steps.values()],
     )
 
 
@@ -237,15 +240,17 @@ def show(found: Measured) -> None:
         "seconds": [f"{seconds:.2f}" for seconds in found.seconds],
         "over the line": [f"{share:+.1%}" for share in found.over_line],
         "peak memory, MB": [f"{memory / 1e6:.0f}" for memory in found.memory],
-        "of it rows, MB": [f"{rows / 1e6:.1f}" for rows in found.rows],
     }
+    if found.rows is not None:
+        rows["of it rows, MB"] = [f"{rows / 1e6:.1f}" for rows in found.rows]
     print(" " * 18 + "".join(f"{times:>10}x" for times in TIMES))
     for name, cells in rows.items():
         print(f"  {name:<16}" + "".join(f"{cell:>11}" for cell in cells))
     print(
         f"  line: {fixed:.2f} s + {1000 * each:.3f} ms x {found.unit}; 8x against 8 times 1x: "
-        f"{found.over_proportional:+.1%}; memory without rows: {found.more_memory:+.1%}: "
-        + ("PASS" if found.fine else "FAIL"),
+        f"{found.over_proportional:+.1%}"
+        + (f"; memory without rows: {found.more_memory:+.1%}" if found.rows is not None else "")
+        + (": PASS" if found.fine else ": FAIL"),
         flush=True,
     )
 
@@ -260,23 +265,22 @@ def write(path: Path, all_found: Sequence[Measured]) -> None:
                 ("quantity", "unit", "units", "seconds", "over_line", "peak_memory_mb", "rows_mb")
             )
             for found in all_found:
-                for units, seconds, share, memory, rows in zip(
+                measured = zip(
                     found.units,
-                    found.seconds,
-                    found.over_line,
-                    found.memory,
-                    found.rows,
+                    [f"{seconds:.3f}" for seconds in found.seconds],
+                    [f"{share:.4f}" for share in found.over_line],
+                    [f"{memory / 1e6:.1f}" for memory in found.memory],
+                    [f"{rows / 1e6:.1f}" for rows in found.rows or []] or [""] * len(TIMES),
                     strict=True,
-                ):
-                    numbers = (f"{seconds:.3f}", f"{share:.4f}", f"{memory / 1e6:.1f}")
-                    table.writerow((found.name, found.unit, units, *numbers, f"{rows / 1e6:.1f}"))
+                )
+                table.writerows((found.name, found.unit, *row) for row in measured)
 
     replace(path, write_table)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does the script work?")
+    parser.add_argument("--size", type=float, default=1.0, help="of the usual: to try it out")
     parser.add_argument(
         "--only", choices=[quantity.name for quantity in QUANTITIES], help="one quantity"
     )
@@ -292,9 +296,9 @@ def main() -> int:
         found = []
         for quantity in chosen:
             print(f"\nmeasuring {quantity.name} ...", flush=True)
-            found.append(measure(quantity, runtime, arguments.quick))
+            found.append(measure(quantity, runtime, arguments.size))
             show(found[-1])
-    if not arguments.quick and len(chosen) == len(QUANTITIES):
+    if arguments.size == 1 and len(chosen) == len(QUANTITIES):
         write(CSV, found)
     return 0 if all(one.fine for one in found) else 1
 
