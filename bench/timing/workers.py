@@ -30,8 +30,7 @@ def environment(paths: tuple[Path, ...], threads: int, scratch: Path) -> dict[st
     """What every worker's process gets, whichever side it is on.
 
     Freed memory is kept by the allocator (glibc's returns it, and the page faults that follow cost
-    every side dearly); threads that have nothing to do sleep instead of spinning, for the other
-    sides' sake.
+    every side dearly).
     """
     return {
         **os.environ,
@@ -39,8 +38,6 @@ def environment(paths: tuple[Path, ...], threads: int, scratch: Path) -> dict[st
         "PYTHONNOUSERSITE": "1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "KMP_BLOCKTIME": "0",
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": "-1",
         "MALLOC_TOP_PAD_": "268435456",
