@@ -186,7 +186,10 @@ def target_logprobs(
     Args: see `target_logits`.
     """
     logits = target_logits(model, inputs, targets, temperature)
-    return scattered(gather_logprobs(logits, inputs["input_ids"][targets]), targets)
+    # A matrix product does not look at its result again; a soft cap would.
+    product = type(logits.grad_fn).__name__ in ("MmBackward0", "AddmmBackward0")
+    ids = inputs["input_ids"][targets]
+    return scattered(gather_logprobs(logits, ids, overwrite=product), targets)
 
 
 def scattered(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -225,31 +228,41 @@ class _TokenLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor, overwrite: bool) -> torch.Tensor:
         total = logits.new_empty(len(ids))
         for rows in blocks(logits):
             torch.logsumexp(logits[rows], -1, out=total[rows])
         ctx.save_for_backward(logits, total, ids)
+        ctx.overwrite, ctx.spent = overwrite, False
         return logits.gather(1, ids[:, None]).squeeze(1) - total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        if ctx.spent:
+            raise RuntimeError("the logits were overwritten by the first backward pass")
         logits, total, ids = ctx.saved_tensors
-        result = torch.empty_like(logits)
+        ctx.spent = ctx.overwrite
+        result = logits if ctx.overwrite else torch.empty_like(logits)
         for rows in blocks(logits):
             part = torch.sub(logits[rows], total[rows, None], out=result[rows])
             part.exp_().mul_(-gradient[rows, None])
-        return result.scatter_add_(1, ids[:, None], gradient[:, None]), None
+        return result.scatter_add_(1, ids[:, None], gradient[:, None]), None, None
 
 
-def gather_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[ids], without the whole log-softmax: (..., V), (...) -> (...), nats.
+def gather_logprobs(
+    logits: torch.Tensor, ids: torch.Tensor, overwrite: bool = False
+) -> torch.Tensor:
+    """log softmax(logits)[ids], without the whole log-softmax: (N, V), (N,) -> (N,), nats.
 
     It can be differentiated once.
+
+    Args:
+        overwrite: the backward pass puts the gradient where the logits were, which nobody may read
+            afterwards, the operation that made them included.
     """
-    flat: Any = _TokenLogprobs.apply(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1))
-    return flat.view(ids.shape)
+    result: Any = _TokenLogprobs.apply(logits, ids, overwrite)
+    return result
 
 
 def completion_logprobs(
