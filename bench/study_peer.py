@@ -45,11 +45,11 @@ def with_environment() -> None:
 
 def run(workdir: Path, scale: str, cores: int) -> tuple[Any, Any]:
     """All stages; returns them and, one row a policy, what it came to."""
-    import _peer_ppo as ppo
-    import _peer_stages as peer
+    from peer import ppo
+    from peer import stages as peer
     import torch
-    from _eight_runs import study as resolved
-    from _stages import Stages
+    from peer.runs import study as resolved
+    from peer.timed import Stages
     from transformers.utils import logging as transformers_logging
 
     from pipelines.shared.steps import run_step

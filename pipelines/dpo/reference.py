@@ -1,5 +1,6 @@
 """DPO's reference log-probs: once for each (SFT model, completions), for all betas and seeds."""
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -24,11 +25,12 @@ def score(context: Context) -> None:
     cost = ModelCost.of(model)
     context.ledger.network("reference", model)
     table = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
-    logprobs: list[float] = []
-    for _, sequences in packed_batches(table, pad_id, model.device):
-        logprobs += completion_logprobs(model, sequences).double().sum(-1).tolist()
+    logprobs, done = np.empty(len(table)), 0
+    for places, sequences in packed_batches(table, pad_id, model.device):
+        logprobs[places] = completion_logprobs(model, sequences).double().sum(-1).cpu()
+        done += len(places)
         context.ledger.add(flops=cost.forward(*sequences.shape, sequences.tokens))
-        context.progress(len(logprobs), len(table), "completions")
+        context.progress(done, len(table), "completions")
     table[KEYS].assign(ref_logp=logprobs).to_parquet(context.path / "logprobs.parquet")
 
 

@@ -1,5 +1,6 @@
 """Evaluation of a run: every saved policy on the same held-out prompts, under one meter."""
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
@@ -76,7 +77,7 @@ class Evaluator:
         """
         cost, proxy_cost = ModelCost.of(policy), ModelCost.of(proxy)
         parts = []
-        for rows, sequences in packed_batches(table, self.tokenizer.pad_token_id, policy.device):
+        for places, sequences in packed_batches(table, self.tokenizer.pad_token_id, policy.device):
             inputs, targets = sequences.model_inputs(), sequences.targets
             logits, ref_logits = (
                 target_logits(model, inputs, targets, temperature)
@@ -89,7 +90,7 @@ class Evaluator:
             flops = 2 * cost.forward(*shape, len(ids)) + proxy_cost.forward(*shape)
             self.context.ledger.add(flops=flops)
             cells = {name: value.cpu().numpy() for name, value in columns.items()}
-            parts.append(pd.DataFrame(cells, index=rows.index))
+            parts.append(pd.DataFrame(cells, index=table.index[places]))
         # The log-probs as sampled give way to those of the measuring pass.
         return table.drop(columns="logp").join(pd.concat(parts))
 
@@ -158,10 +159,11 @@ def score_reference(context: Context) -> None:
 
 def scored(
     judge: Judge, table: pd.DataFrame, pad_id: int, device: torch.device, context: Context
-) -> list[float]:
-    """A judge's score of each completion."""
-    scores: list[float] = []
-    for _, sequences in packed_batches(table, pad_id, device):
-        scores += judge(sequences).double().tolist()
-        context.progress(len(scores), len(table), "completions")
+) -> np.ndarray:
+    """A judge's score of each completion, (N,) fp64."""
+    scores, done = np.empty(len(table)), 0
+    for places, sequences in packed_batches(table, pad_id, device):
+        scores[places] = judge(sequences).double().cpu()
+        done += len(places)
+        context.progress(done, len(table), "completions")
     return scores

@@ -112,11 +112,11 @@ def raw_scores(
 ) -> torch.Tensor:
     """Scores (N,) fp64 of the SFT model's completions, in batches of 512."""
     model.eval()
-    cost, scores = ModelCost.of(model), []
-    for _, sequences in packed_batches(completions, pad_id, model.device, size=512):
+    cost, scores = ModelCost.of(model), torch.empty(len(completions), dtype=torch.double)
+    for places, sequences in packed_batches(completions, pad_id, model.device, size=512):
         context.ledger.add(flops=cost.forward(*sequences.shape))
-        scores.append(rewards(model, sequences).double())
-    return torch.cat(scores)
+        scores[torch.from_numpy(places)] = rewards(model, sequences).double().cpu()
+    return scores
 
 
 def normalise(model: Any, mean: float, std: float, how: str) -> None:

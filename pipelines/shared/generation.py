@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,12 +19,20 @@ BATCH = 256  # sequences; a result does not depend on it beyond float rounding
 
 def packed_batches(
     table: pd.DataFrame, pad_id: int, device: torch.device, size: int = BATCH
-) -> Iterator[tuple[pd.DataFrame, Sequences]]:
-    """Rows of a table of completions (prompt_ids, completion_ids) with their padded batch."""
-    for start in range(0, len(table), size):
-        rows = table.iloc[start : start + size]
-        prompts, completions = rows["prompt_ids"].tolist(), rows["completion_ids"].tolist()
-        yield rows, pack(prompts, completions, pad_id, device)
+) -> Iterator[tuple[np.ndarray, Sequences]]:
+    """Padded batches of a table of completions (prompt_ids, completion_ids), each with the places
+    of its rows in the table.
+
+    Rows of like length go together, the longest first: little of a batch is padding, and what does
+    not fit into memory shows at once.
+    """
+    prompts, completions = table["prompt_ids"].tolist(), table["completion_ids"].tolist()
+    lengths = [[-len(ids) for ids in side] for side in (completions, prompts)]
+    order = np.lexsort(lengths)  # by prompt, then by completion
+    for start in range(0, len(order), size):
+        places = order[start : start + size]
+        sides = ([side[place] for place in places] for side in (prompts, completions))
+        yield places, pack(*sides, pad_id, device)
 
 
 @torch.no_grad()

@@ -1,17 +1,16 @@
 """The peer of the study does what the study does; its stages are done once."""
 
-import _eight_runs
-import _peer_ppo
-import _peer_stages as peer
 import pandas as pd
 import pytest
 import torch
-from _stages import Stages
+from peer import ppo, runs
+from peer import stages as peer
+from peer.timed import Stages
 
 from pipelines.evaluate.kl import divergence
 from pipelines.rlhf import PPOConfig
 from pipelines.shared.generation import packed_batches
-from pipelines.shared.logprobs import completion_logits
+from pipelines.shared.logprobs import target_logits
 from pipelines.shared.models import new_reward_model, rewards
 from pipelines.shared.specs import Protocol, SamplingSpec
 
@@ -55,14 +54,17 @@ def test_peer_measures_the_kl_and_the_reward_that_the_project_measures(
     ]
     [(ids, mask, prompt)] = peer.batches(completions, tokenizer.pad_token_id)
     found = peer.divergences(policy, reference, ids, mask, prompt)
-    [(_, sequences)] = packed_batches(completions, tokenizer.pad_token_id, policy.device)
+    [(places, sequences)] = packed_batches(completions, tokenizer.pad_token_id, policy.device)
+    inputs, targets = sequences.model_inputs(), sequences.targets
     with torch.no_grad():
-        logits = [completion_logits(model, sequences) for model in (policy, reference)]
-        wanted = divergence(*logits, sequences.completion_ids, sequences.completion_mask)
+        logits = [target_logits(model, inputs, targets) for model in (policy, reference)]
+        wanted = divergence(*logits, sequences.input_ids[targets], sequences.completion_mask)
         scores = rewards(judge, sequences).double()
+    order = torch.from_numpy(places)
     for name, values in found.items():
-        torch.testing.assert_close(values, getattr(wanted, name), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(peer.score(judge, ids, mask), scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(values[order], getattr(wanted, name), rtol=1e-3, atol=1e-4)
+    found_scores = peer.score(judge, ids, mask)[order]
+    torch.testing.assert_close(found_scores, scores, rtol=1e-4, atol=1e-5)
 
 
 def test_a_finished_stage_is_not_repeated(tmp_path):
@@ -90,13 +92,13 @@ def test_a_stage_that_breaks_does_not_count(tmp_path):
 
 
 def test_the_study_has_four_runs_of_each_method_and_ppo_s_settings_reach_the_peer():
-    study = _eight_runs.study("mini")
+    study = runs.study("mini")
     counted = pd.Series([run.arm for run in study.runs]).value_counts().to_dict()
     assert counted == {"sft": 1, "ppo": 4, "dpo": 4}
     [run, *_] = [run for run in study.runs if run.arm == "ppo"]
     spec = run.policy.recipe["ppo"]
-    found = _peer_ppo.trl_arguments(spec, study.protocol, seed=3)
-    assert set(_peer_ppo.SAME_NAMES) <= set(PPOConfig.__dataclass_fields__)
+    found = ppo.trl_arguments(spec, study.protocol, seed=3)
+    assert set(ppo.SAME_NAMES) <= set(PPOConfig.__dataclass_fields__)
     assert found["kl_coef"] == 0.05
     assert found["num_ppo_epochs"] == spec.ppo_epochs
     assert found["total_episodes"] == spec.updates * spec.rollouts
@@ -104,5 +106,5 @@ def test_the_study_has_four_runs_of_each_method_and_ppo_s_settings_reach_the_pee
 
 
 def test_too_few_prompts_are_repeated_to_fill_a_batch():
-    assert _peer_ppo.at_least(5, [[1], [2]]) == [[1], [2]] * 3
-    assert _peer_ppo.at_least(2, [[1], [2], [3]]) == [[1], [2], [3]]
+    assert ppo.at_least(5, [[1], [2]]) == [[1], [2]] * 3
+    assert ppo.at_least(2, [[1], [2], [3]]) == [[1], [2], [3]]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _stages import Stages, begin
+from environments import LAST_PPO, build_environment
+from peer.timed import Stages, begin
 
 from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.specs import PPOSpec
@@ -56,9 +57,7 @@ def trl_arguments(spec: PPOSpec, protocol: Protocol, seed: int) -> dict[str, Any
 
 def trl_environment() -> tuple[Path, str]:
     """The Python that has it, built on first use, and the version."""
-    from parity_trl_ppo import ENVIRONMENT, TRL, build_environment
-
-    return build_environment(ENVIRONMENT), TRL
+    return build_environment(LAST_PPO.folder, LAST_PPO.requirements), LAST_PPO.trl
 
 
 def run_all(
@@ -119,7 +118,7 @@ def _run(
     }
     file = stages.workdir / "ppo.json"
     file.write_text(json.dumps(job, default=int))  # ids are numpy's integers
-    script = Path(__file__).with_name("_peer_ppo_side.py")
+    script = Path(__file__).with_name("ppo_side.py")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     print(f"{len(runs)} runs of TRL {version}'s PPOTrainer ...", flush=True)
     log, started = stages.workdir / "ppo.log", time.perf_counter()
