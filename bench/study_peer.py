@@ -45,9 +45,9 @@ def with_environment() -> None:
 
 def run(workdir: Path, scale: str, cores: int) -> tuple[Any, Any]:
     """All stages; returns them and, one row a policy, what it came to."""
+    import torch
     from peer import ppo
     from peer import stages as peer
-    import torch
     from peer.runs import study as resolved
     from peer.timed import Stages
     from transformers.utils import logging as transformers_logging

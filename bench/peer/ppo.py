@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 from environments import LAST_PPO, build_environment
-from peer.timed import Stages, begin
 
+from peer.timed import Stages, begin
 from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.corpus import prompts_of

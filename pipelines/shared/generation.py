@@ -31,8 +31,8 @@ def packed_batches(
     order = np.lexsort(lengths)  # by prompt, then by completion
     for start in range(0, len(order), size):
         places = order[start : start + size]
-        sides = ([side[place] for place in places] for side in (prompts, completions))
-        yield places, pack(*sides, pad_id, device)
+        chosen, written = ([side[place] for place in places] for side in (prompts, completions))
+        yield places, pack(chosen, written, pad_id, device)
 
 
 @torch.no_grad()
