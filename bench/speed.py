@@ -46,7 +46,7 @@ from environments import CURRENT, LAST_PPO, ROOT, build_environment
 from rich.console import Console
 from rich.table import Table
 from timing.cases import CASES, LOSS_STEPS, OURS, QUICK, ROUGH, SIDES, TASKS, Case
-from timing.results import Row, compared, write
+from timing.results import Row, compared, markdown, write
 from timing.workers import BENCH, Home, Worker, environment
 
 TOLERANCE = 1e-5  # of losses
@@ -391,6 +391,7 @@ def main() -> int:
     show(rows)
     if out is not None:
         write(out, rows)
+        out.with_suffix(".md").write_text(markdown(out))
         print(f"written: {os.path.relpath(out)}")
     return 0 if fine else 1
 

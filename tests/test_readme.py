@@ -39,6 +39,12 @@ def test_the_tables_are_the_published_studies(mark, study):
     assert shown and shown.group(1).strip() == published.read_text().strip()
 
 
+def test_the_speeds_are_the_measured_ones():
+    measured = ROOT / "bench" / "results.md"
+    shown = re.search(r"<!-- speed -->\n(.*?)<!-- /speed -->", README, re.DOTALL)
+    assert shown and shown.group(1).strip() == measured.read_text().strip()
+
+
 def test_the_claims_are_the_published_ones():
     published = ROOT / "results" / "experiments" / "claims.md"
     shown = re.search(r"<!-- claims -->\n(.*?)<!-- /claims -->", README, re.DOTALL)

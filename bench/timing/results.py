@@ -100,6 +100,24 @@ def cpu() -> str:
     return f"{name or platform.machine()}, {os.cpu_count()} cores"
 
 
+def markdown(path: Path) -> str:
+    """The table of a `results.csv` for readers, with a line on where it was measured."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        "| what | model | threads | ours | peer | ratio | of the GEMM peak | against |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    lines += [
+        f"| {row['what']} | {row['model']} | {row['threads']} | {row['ours']} {row['unit']} "
+        f"| {row['peer']} {row['unit']} | {float(row['ratio']):.2f} "
+        f"| {float(row['share_of_gemm_peak']):.0%} | {row['peer_name']} |"
+        for row in rows
+    ]
+    where = sorted({f"{row['cpu']}, {row['date']}; {row['versions']}" for row in rows})
+    return "\n".join([*lines, "", *where]) + "\n"
+
+
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write the rows beside those that the file already has of other comparisons, all at once: a
     reader, or a run that is killed, finds the old file or the new one."""
