@@ -310,8 +310,9 @@ def agree(losses: dict[str, list[float]]) -> bool:
     if not len(ours) == len(theirs) == LOSS_STEPS:
         print(f"FAIL: {len(ours)} and {len(theirs)} losses instead of {LOSS_STEPS}")
         return False
-    apart = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
-    fine = apart <= TOLERANCE
+    differences = [abs(one - other) for one, other in zip(ours, theirs, strict=True)]
+    apart = max(differences)
+    fine = all(each <= TOLERANCE for each in differences)  # not so of NaN, which max may pass over
     print(
         f"DPO, {LOSS_STEPS} steps of both sides: losses from {ours[0]:.4f} to {ours[-1]:.4f}, "
         f"largest difference {apart:.1e} (at most {TOLERANCE:.0e}): {'PASS' if fine else 'FAIL'}"

@@ -22,7 +22,8 @@ from typing import Any
 
 STARTED = time.perf_counter()
 
-from pipelines.shared.executors import KEEP_FREED_MEMORY, QUIET  # noqa: E402
+from pipelines.shared.allocator import SETTINGS  # noqa: E402
+from pipelines.shared.executors import QUIET  # noqa: E402
 
 CSV = Path(__file__).with_suffix(".csv")
 
@@ -38,7 +39,8 @@ def parse() -> argparse.Namespace:
 
 def with_environment() -> None:
     """Start again with what glibc and the libraries read only when a process starts."""
-    wanted = {**QUIET, "HF_HUB_OFFLINE": "1", **KEEP_FREED_MEMORY}
+    keep_freed_memory = {name: str(value) for name, (_, value) in SETTINGS.items()}
+    wanted = {**QUIET, "HF_HUB_OFFLINE": "1", **keep_freed_memory}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -43,7 +44,8 @@ class AccountedSFTTrainer(Accounted, SFTTrainer):
             model, {name: inputs[name] for name in ("input_ids", "attention_mask")}, targets
         )
         counted = num_items_in_batch is not None
-        loss = -logprobs.sum() / (num_items_in_batch if counted else targets.sum())
+        tokens = num_items_in_batch if counted else targets.sum()
+        loss = -logprobs.sum() / torch.as_tensor(tokens).clamp(min=1)
         if counted and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # their gradients are averaged
         return (loss, {}) if return_outputs else loss

@@ -81,7 +81,7 @@ def run_local(
 
     Steps whose dependencies are done run side by side as long as their threads fit into `cores` and
     their predicted memory into what this machine has to spare; the one that begins the longest
-    chain goes first. The order changes no result.
+    chain goes first, and where it does not fit is waited for. The order changes no result.
 
     Args:
         predict: `seconds` and `peak_memory_bytes` of a step, or None where nothing is known.
@@ -120,8 +120,12 @@ def run_local(
     try:
         while todo or running:
             left = {*todo, *(step.fingerprint for step, _ in running.values())}
-            for step in sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint]):
+            waiting = sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint])
+            first = waiting[0] if waiting else None
+            for step in waiting:
                 if not fits(step):
+                    if step is first:
+                        break  # else those that fit would keep it waiting for ever
                     continue
                 parent, child = context.Pipe()
                 process = context.Process(target=_child, args=(pickle.dumps(step), runtime, child))

@@ -48,14 +48,18 @@ def critical_path(steps: Sequence[Step], seconds: Seconds) -> list[Step]:
 
 
 def makespan(steps: Sequence[Step], seconds: Seconds, cores: int) -> float:
-    """Seconds until the last step is done, if they run as `executors.run_local` runs them."""
+    """Seconds until the last step is done, if they run as `executors.run_local` runs them where
+    memory is no concern."""
     rank = remaining(steps, seconds)
     todo, now = {step.fingerprint: step for step in steps}, 0.0
     running: list[tuple[float, int, Step]] = []
     free, left, count = cores, set(rank), 0
     while todo or running:
-        for step in sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint]):
+        waiting = sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint])
+        for place, step in enumerate(waiting):
             if running and step.threads > free:
+                if place == 0:
+                    break
                 continue
             own = seconds(step)
             end = now + (UNKNOWN if own is None else own)

@@ -135,3 +135,13 @@ def test_a_gate_lets_through_what_was_ordered_and_records_one_tick():
     assert [phase["rollout"] for phase in ordered["phases"]] == [3.0, 1.0]
     assert floor["floor"] > 0 and floor["peak"] > 0 and not line.orders
     assert recorder.forward.total() == 2  # nothing after the tick that was asked for
+
+
+def test_a_loss_that_is_nan_on_both_sides_is_no_agreement(capsys):
+    from speed import LOSS_STEPS, agree
+
+    steps = [1.0] * LOSS_STEPS
+    assert agree({"ours": steps, "trl": steps})
+    assert not agree({"ours": [1.0] + [float("nan")] * (LOSS_STEPS - 1), "trl": steps})
+    assert not agree({"ours": [*steps[:-1], 1.1], "trl": steps})
+    capsys.readouterr()

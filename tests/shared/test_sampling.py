@@ -73,6 +73,10 @@ def test_a_completion_ends_with_its_first_eos(policy):
         assert finished or len(completion) == 12
     padding = ~drawn.sequences.completion_mask
     assert (drawn.sequences.completion_ids[padding] == PAD).all()
+    assert drawn.rows[-1] < len(PROMPTS), "rows left the batch"
+    for row, prompt in enumerate(PROMPTS):  # and the others kept their noise, cache and place
+        alone = sample(policy, [prompt], noise[row : row + 1], eos_id=common, pad_id=PAD)
+        assert alone.completions()[0] == drawn.completions()[row]
     assert (drawn.logprobs[padding] == 0).all()
 
 

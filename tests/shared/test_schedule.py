@@ -51,6 +51,17 @@ def test_the_critical_path(steps):
     assert [step.label for step in critical_path(steps[2:], seconds)] == ["long", "top"]
 
 
+def test_a_wide_step_of_the_longest_chain_is_not_kept_waiting():
+    narrow = [make(f"n{i}") for i in range(6)]
+    start = make("base")
+    wide, after = make("long", threads=2, base=start), None
+    after = make("top", wide=wide)
+    lasts = {"base": 1.0, "long": 5.0, "top": 4.0} | {f"n{i}": 3.0 for i in range(6)}
+    # base 0-1 beside n0 0-3; wide waits for n0 and is next, 3-8; top 8-12 beside the narrow ones.
+    steps = [start, *narrow, wide, after]
+    assert makespan(steps, lambda step: lasts[step.label], cores=2) == 3 + 5 + (4 + 15) / 2 + 0.5
+
+
 def test_the_time_it_all_takes(steps):
     # base 0-4 on both cores; long 4-9 beside alone 4-7 and short 7-8; top 9-11.
     assert makespan(steps, seconds, cores=2) == 11
