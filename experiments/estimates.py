@@ -23,6 +23,7 @@ class Estimator:
 
     def __init__(self, results: Path) -> None:
         self.records: dict[str, list[Mapping[str, Any]]] = {}
+        self.known: dict[str, dict[str, float] | None] = {}  # predictions, by fingerprint
         for pattern in ("runs/*/*/record.json", "experiments/*/runs/*.json"):
             for path in sorted(results.glob(pattern)):
                 if not path.parent.name.startswith((".", "failed-")):
@@ -34,9 +35,15 @@ class Estimator:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take another finished run into account."""
         self.records.setdefault(record["stage"], []).append(record)
+        self.known.clear()
 
     def cost(self, step: Step) -> dict[str, float] | None:
         """Predicted `seconds`, `flops` and `peak_memory_bytes`."""
+        if step.fingerprint not in self.known:
+            self.known[step.fingerprint] = self._predicted(step)
+        return self.known[step.fingerprint]
+
+    def _predicted(self, step: Step) -> dict[str, float] | None:
         wanted = dict(_leaves(step.identity["recipe"]))
         near: dict[int, list[Mapping[str, Any]]] = {}
         for record in self.records.get(step.stage, []):

@@ -14,6 +14,9 @@ from pipelines.shared.schedule import makespan
 from pipelines.shared.steps import Step
 
 
+NOTED_EVERY = 1.0  # seconds
+
+
 def duration(seconds: float) -> str:
     """4s, 3m05s, 2h07m."""
     whole = round(seconds)
@@ -48,7 +51,7 @@ class Display:
         self.reused = 0
         self.shares: dict[str, float] = {}
         self.tasks: dict[str, Any] = {}
-        self.started = time.monotonic()
+        self.started = self.noted = time.monotonic()
         self.live = console.is_terminal
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -92,6 +95,12 @@ class Display:
             self._line(f"[green]done[/]   {name} in {duration(cost['seconds'])}")
         elif event.kind == "failed":
             self._line(f"[red]failed[/] {name}")
+        # A message may come ten times a second from each step: what is left is worked out for a
+        # reader, not for a file, and not more often than it can be read. The steps need the cores.
+        now = time.monotonic()
+        if event.kind == "progress" and (not self.live or now - self.noted < NOTED_EVERY):
+            return
+        self.noted = now
         note = f"{len(self.finished)} of {len(self.steps)} steps"
         left = self.seconds_left()
         if left is not None and len(self.finished) < len(self.steps):
