@@ -13,7 +13,6 @@ from pipelines.shared.executors import Event
 from pipelines.shared.schedule import makespan
 from pipelines.shared.steps import Step
 
-
 NOTED_EVERY = 1.0  # seconds
 
 
