@@ -23,7 +23,7 @@ import psutil
 
 from pipelines.shared.allocator import keep_freed_memory
 from pipelines.shared.errors import StepFailed, UserError
-from pipelines.shared.schedule import ready, remaining
+from pipelines.shared.schedule import remaining, to_start
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import (
     Step,
@@ -120,13 +120,7 @@ def run_local(
     try:
         while todo or running:
             left = {*todo, *(step.fingerprint for step, _ in running.values())}
-            waiting = sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint])
-            first = waiting[0] if waiting else None
-            for step in waiting:
-                if not fits(step):
-                    if step is first:
-                        break  # else those that fit would keep it waiting for ever
-                    continue
+            for step in to_start(todo.values(), left, rank, fits):
                 parent, child = context.Pipe()
                 process = context.Process(target=_child, args=(pickle.dumps(step), runtime, child))
                 with bare_main():

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.shared.ledger import Ledger, ModelCost
-from pipelines.shared.logprobs import Sequences, completion_logits, completion_logprobs, pack
+from pipelines.shared.logprobs import Sequences, completion_logprobs, pack, target_logits
 from pipelines.shared.sampling import Samples, greedy, keyed_uniforms, sample
 from pipelines.shared.steps import Context
 
@@ -110,10 +110,8 @@ def check_sampler(
     """
     with ledger.phase("check"):
         worst = _largest_difference(model, drawn, temperature)
-        # Without noise the logits of padding are computed, too.
-        read = drawn.sequences.tokens if temperature else drawn.sequences.completion_ids.numel()
-        flops = ModelCost.of(model).forward(*drawn.sequences.shape, read)
-        ledger.add(flops=flops)
+        sequences = drawn.sequences
+        ledger.add(flops=ModelCost.of(model).forward(*sequences.shape, sequences.tokens))
     if not worst < SAMPLER_TOLERANCE:
         raise RuntimeError(
             f"the sampler's log-probs differ from a full forward pass by {worst:.2e} nats: "
@@ -125,9 +123,9 @@ def _largest_difference(model: PreTrainedModel, drawn: Samples, temperature: flo
     """Nats between the sampler and a full forward pass; at temperature 0, between the likeliest
     token and the one taken."""
     if temperature == 0:
-        logits = completion_logits(model, drawn.sequences)
-        taken = logits.gather(-1, drawn.sequences.completion_ids[..., None]).squeeze(-1)
-        behind = (logits.amax(-1) - taken).masked_fill(~drawn.sequences.completion_mask, 0.0)
-        return float(behind.max())
+        sequences, targets = drawn.sequences, drawn.sequences.targets
+        logits = target_logits(model, sequences.model_inputs(), targets)
+        taken = logits.gather(-1, sequences.input_ids[targets][:, None]).squeeze(-1)
+        return float((logits.amax(-1) - taken).max())
     again = completion_logprobs(model, drawn.sequences, temperature)
     return float((again - drawn.logprobs).abs().max())

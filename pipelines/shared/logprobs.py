@@ -197,17 +197,6 @@ def scattered(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def completion_logits(
-    model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
-) -> torch.Tensor:
-    """Logits that predict each completion token, divided by the temperature: (B, C, V) fp32, at
-    padding too."""
-    columns = torch.zeros_like(sequences.attention_mask, dtype=torch.bool)
-    columns[:, sequences.prompt_width :] = True
-    logits = target_logits(model, sequences.model_inputs(), columns, temperature)
-    return logits.unflatten(0, sequences.completion_ids.shape)
-
-
 def blocks(logits: torch.Tensor) -> Iterator[slice]:
     """Slices of the rows of (N, V) logits that are worked on one after another.
 

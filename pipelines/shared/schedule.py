@@ -4,7 +4,7 @@ Seconds are predictions; a step that nobody can predict counts as `UNKNOWN` of t
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pipelines.shared.steps import Step
 
@@ -36,6 +36,25 @@ def ready(todo: Iterable[Step], left: set[str]) -> list[Step]:
     return [s for s in todo if not any(u.fingerprint in left for u in s.upstream.values())]
 
 
+def to_start(
+    todo: Iterable[Step], left: set[str], rank: Mapping[str, float], fits: Callable[[Step], bool]
+) -> Iterator[Step]:
+    """The steps to start now, one after another: the one that begins the longest chain first.
+
+    Where that one does not fit nothing else is started, or those that fit would keep it waiting.
+
+    Args:
+        left: fingerprints of the steps that are not done. rank: see `remaining`.
+        fits: asked of each step when those before it have been started.
+    """
+    waiting = sorted(ready(todo, left), key=lambda step: -rank[step.fingerprint])
+    for place, step in enumerate(waiting):
+        if fits(step):
+            yield step
+        elif place == 0:
+            return
+
+
 def critical_path(steps: Sequence[Step], seconds: Seconds) -> list[Step]:
     """The chain of steps that takes longest: no number of cores makes the study shorter."""
     rank, path = remaining(steps, seconds), []
@@ -54,13 +73,12 @@ def makespan(steps: Sequence[Step], seconds: Seconds, cores: int) -> float:
     todo, now = {step.fingerprint: step for step in steps}, 0.0
     running: list[tuple[float, int, Step]] = []
     free, left, count = cores, set(rank), 0
+
+    def fits(step: Step) -> bool:
+        return not running or step.threads <= free
+
     while todo or running:
-        waiting = sorted(ready(todo.values(), left), key=lambda s: -rank[s.fingerprint])
-        for place, step in enumerate(waiting):
-            if running and step.threads > free:
-                if place == 0:
-                    break
-                continue
+        for step in to_start(todo.values(), left, rank, fits):
             own = seconds(step)
             end = now + (UNKNOWN if own is None else own)
             heapq.heappush(running, (end, count, step))

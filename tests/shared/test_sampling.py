@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipelines.shared.logprobs import completion_logits, completion_logprobs, pack
+from pipelines.shared.logprobs import completion_logprobs, pack, target_logits
 from pipelines.shared.sampling import greedy, inverse_cdf, keyed_uniforms, sample
 
 EOS, PAD = 0, 1
@@ -44,6 +44,11 @@ def test_logprobs_equal_a_full_forward_pass(policy, architecture, temperature):
     assert drawn.logprobs.abs().sum() > 0
 
 
+def logits_of(model, sequences, temperature: float = 1.0) -> torch.Tensor:
+    """Of the completions' tokens, row by row."""
+    return target_logits(model, sequences.model_inputs(), sequences.targets, temperature)
+
+
 def test_batching_and_padding_do_not_change_a_row(policy):
     noise = keyed_uniforms(0, 0, range(len(PROMPTS)), 12)
     together = sample(policy, PROMPTS, noise, eos_id=EOS, pad_id=PAD).completions()
@@ -56,8 +61,9 @@ def test_batching_and_padding_do_not_change_a_row(policy):
 
 def test_left_padding_leaves_the_logits_as_they_are(policy):
     with torch.no_grad():
-        padded = completion_logits(policy, pack([[5, 6, 7, 8], [9, 10]], [[3, 4], [3, 4]], PAD))[1]
-        alone = completion_logits(policy, pack([[9, 10]], [[3, 4]], PAD))[0]
+        padded = logits_of(policy, pack([[5, 6, 7, 8], [9, 10]], [[3, 4], [3, 4]], PAD))[2:]
+        alone = logits_of(policy, pack([[9, 10]], [[3, 4]], PAD))
+    assert padded.shape == alone.shape == (2, policy.config.vocab_size)
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -108,7 +114,7 @@ def test_samples_follow_the_models_distribution(policy):
     noise = keyed_uniforms(3, 0, range(draws), 1)
     drawn = sample(policy, [[5, 6, 7]] * draws, noise, eos_id=EOS, pad_id=PAD, temperature=1.5)
     with torch.no_grad():
-        logits = completion_logits(policy, pack([[5, 6, 7]], [[2]], PAD), 1.5)[0, 0]
+        logits = logits_of(policy, pack([[5, 6, 7]], [[2]], PAD), 1.5)[0]
     expected = logits.softmax(-1).double() * draws
     counts = torch.bincount(drawn.sequences.completion_ids[:, 0], minlength=len(expected)).double()
     common = expected >= 5
