@@ -12,7 +12,9 @@ from trl import DPOTrainer
 
 from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.specs import DPOSpec, PairSpec
+from pipelines.shared.ledger import ModelCost
 from pipelines.shared.logprobs import target_logprobs
+from pipelines.shared.shared_prompts import shared_logprobs, shared_shape
 from pipelines.shared.training import Accounted, with_preference
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
@@ -23,10 +25,15 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
 
     TRL 1.16 takes text only: it tokenizes again and appends EOS to completions that were cut off.
     Batches, optimiser, logs and the loss are TRL's; a subclass's `compute_loss` takes the log-probs
-    from `token_logprobs`, which are the same numbers for less work.
+    from `token_logprobs`, which are the same numbers for less work: a prompt is computed once for
+    both of its completions where that is cheaper.
     """
 
     columns: tuple[str, ...] = COLUMNS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cost = ModelCost.of(self.model)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         missing = set(self.columns) - set(dataset.column_names)
@@ -42,15 +49,24 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
         # reference log-probs, which here come with the pairs.
         return super(DPOTrainer, self).evaluate(*args, **kwargs)
 
-    def head_positions(self, inputs: dict[str, Any]) -> int:
-        return int(inputs["completion_mask"].sum())
+    def token_logprobs(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Log-probs (nats) of the completion tokens of TRL's batch of B pairs, 0 elsewhere:
+        (2B, T), the chosen first."""
+        targets = inputs["completion_mask"].bool()
+        if shared_shape(model, self.cost, targets):
+            return shared_logprobs(model, inputs["input_ids"], targets)
+        sequences = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return target_logprobs(model, sequences, targets)
 
-
-def token_logprobs(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """Log-probs (nats) of the completion tokens of TRL's batch of B pairs, 0 elsewhere: (2B, T),
-    the chosen first."""
-    sequences = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    return target_logprobs(model, sequences, inputs["completion_mask"].bool())
+    def forward_flops(self, inputs: dict[str, Any]) -> int:
+        targets = inputs["completion_mask"].bool()
+        tokens, shared = int(targets.sum()), shared_shape(self.model, self.cost, targets)
+        if shared:
+            pairs, length = shared
+            # A prompt predicts two first tokens from one hidden state.
+            return self.cost.forward(pairs, length, tokens, read=tokens - pairs)
+        sequences, length = targets.shape
+        return self.cost.forward(sequences, length, tokens)
 
 
 class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
@@ -64,7 +80,7 @@ class SoftLabelDPOTrainer(ExactIdsDPOTrainer):
         self.data_collator = with_preference(self.data_collator)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        chosen, rejected = token_logprobs(model, inputs).sum(-1).chunk(2)
+        chosen, rejected = self.token_logprobs(model, inputs).sum(-1).chunk(2)
         chosen = implicit_reward(chosen, inputs["ref_chosen_logps"], self.beta)
         rejected = implicit_reward(rejected, inputs["ref_rejected_logps"], self.beta)
         margin = (chosen - rejected).detach()

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig
 
-from pipelines.dpo.dpo import COLUMNS, ExactIdsDPOTrainer, pair_arguments, token_logprobs
+from pipelines.dpo.dpo import COLUMNS, ExactIdsDPOTrainer, pair_arguments
 from pipelines.dpo.losses import (
     dpo_loss,
     hinge_loss,
@@ -164,7 +164,7 @@ class PairTrainer(ExactIdsDPOTrainer):
             self.data_collator = with_mismatched(self.data_collator)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        tokens = token_logprobs(model, inputs)
+        tokens = self.token_logprobs(model, inputs)
         reference: torch.Tensor | float = 0.0
         if self.reference:
             reference = torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
@@ -190,9 +190,9 @@ class PairTrainer(ExactIdsDPOTrainer):
             return torch.empty(0, device=inputs["input_ids"].device)
         # One forward pass of the policy and one of the reference, over as many completions as are
         # trained on.
-        self.ledger.add(flops=2 * self._forward_flops(mismatched))
+        self.ledger.add(flops=2 * self.forward_flops(mismatched))
         policy, reference = (
-            token_logprobs(each, mismatched).sum(-1) for each in (model, self.ref_model)
+            self.token_logprobs(each, mismatched).sum(-1) for each in (model, self.ref_model)
         )
         return policy - reference
 

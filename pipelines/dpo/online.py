@@ -147,7 +147,7 @@ class OnlineDPOTrainer(Accounted, Trainer):
         sequences = drawn.sequences
         with self.ledger.phase("scoring"):
             ref_logprobs = completion_logprobs(self.reference, sequences).sum(-1)
-            self.ledger.add(flops=self._forward_flops(vars(sequences)))
+            self.ledger.add(flops=self.forward_flops(vars(sequences)))
             scores = self.judge(sequences)
             check_scores(scores, sequences, self.processing_class)
         drawing = np.random.default_rng([self.args.seed, LABEL_STREAM, number])
@@ -178,8 +178,10 @@ class OnlineDPOTrainer(Accounted, Trainer):
 
     # Training
 
-    def head_positions(self, inputs: dict[str, Any]) -> int:
-        return int(inputs["attention_mask"][:, inputs["prompt_width"] :].sum())
+    def forward_flops(self, inputs: dict[str, Any]) -> int:
+        tokens = int(inputs["attention_mask"][:, inputs["prompt_width"] :].sum())
+        sequences, length = inputs["input_ids"].shape
+        return self.cost.forward(sequences, length, tokens)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """DPO's loss of a minibatch, mean over its pairs (nats)."""

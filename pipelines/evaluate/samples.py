@@ -87,7 +87,8 @@ class Evaluator:
             columns = vars(divergence(logits, ref_logits, ids, mask))
             columns = {**columns, "reward_proxy": rewards(proxy, sequences).double()}
             shape = sequences.shape
-            flops = 2 * cost.forward(*shape, len(ids)) + proxy_cost.forward(*shape)
+            flops = 2 * cost.forward(*shape, len(ids))
+            flops += proxy_cost.forward(*shape, 0, read=len(places))
             self.context.ledger.add(flops=flops)
             cells = {name: value.cpu().numpy() for name, value in columns.items()}
             parts.append(pd.DataFrame(cells, index=table.index[places]))

@@ -135,7 +135,7 @@ def scores_of(model: Any, task: Task, pad_id: int, ledger: Ledger) -> np.ndarray
     """A reward model's score of every completion, (X, Y)."""
     model.eval()
     every = every_pair(task.prompts, task.completions, pad_id)
-    ledger.add(flops=ModelCost.of(model).forward(*every.shape))
+    ledger.add(flops=ModelCost.of(model).forward(*every.shape, 0, read=len(every.input_ids)))
     return rewards(model, every).double().numpy().reshape(task.rewards.shape)
 
 

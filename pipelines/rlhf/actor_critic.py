@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from pipelines.shared.logprobs import Sequences, completion_logprobs, unwrapped
+from pipelines.shared.logprobs import Sequences, completion_logprobs
 from pipelines.shared.models import token_values
+from pipelines.shared.reading import mlp_at, unwrapped
 
 HEAD = "value_head.pt"
 
@@ -42,16 +43,20 @@ class ActorCritic(torch.nn.Module):
             logprobs = completion_logprobs(self.policy, sequences, temperature)
             return logprobs, self.values(sequences)
         with last_states(unwrapped(self.policy)) as states:
-            logprobs = completion_logprobs(self.policy, sequences, temperature)
+            logprobs = completion_logprobs(
+                self.policy, sequences, temperature, also=sequences.from_prompts_end
+            )
         return logprobs, self._read(states[0], sequences)
 
     def values(self, sequences: Sequences) -> torch.Tensor:
         """Values before each completion token, and after the last column: (B, C + 1) fp32."""
         if self.value is None:
             trunk = unwrapped(self.policy).base_model
-            states = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
+            with mlp_at(self.policy, sequences.from_prompts_end):
+                states = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
             return self._read(states, sequences)
-        return token_values(self.value, sequences)[:, sequences.prompt_width - 1 :].float()
+        values = token_values(self.value, sequences, sequences.from_prompts_end)
+        return values[:, sequences.prompt_width - 1 :].float()
 
     def _read(self, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         return self.head(states[:, sequences.prompt_width - 1 :]).squeeze(-1).float()

@@ -12,6 +12,7 @@ from pipelines.rlhf.networks import Cast
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.rollout import Rollout, Sampled
 from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.logprobs import Sequences
 from pipelines.shared.sampling import Samples
 
 
@@ -126,16 +127,23 @@ class Costs:
         flops = self.policy.decode(sequences.prompt_width, drawn.rows)
         flops += passes * self.policy.forward(batch, length, tokens)
         # A head on the policy's trunk runs the trunk once more.
-        flops += (self.value or self.policy).forward(batch, length, 0)
+        flops += (self.value or self.policy).forward(batch, length, 0, read=values_read(sequences))
         if self.judge is not None:
-            flops += self.judge.forward(batch, length)
+            flops += self.judge.forward(batch, length, 0, read=batch)
         self.ledger.add(flops=flops, tokens_generated=tokens)
 
     def update(self, inputs: Rollout) -> None:
         """Forward and backward: three forward passes' worth."""
-        batch, length = inputs.sequences.shape
-        flops = self.policy.forward(batch, length, inputs.sequences.tokens)
+        sequences = inputs.sequences
+        shape, logits, read = sequences.shape, sequences.tokens, values_read(sequences)
+        flops = self.policy.forward(*shape, logits, read=read if self.value is None else logits)
         if self.value is not None:
-            flops += self.value.forward(batch, length)
-        tokens = int(inputs.sequences.attention_mask.sum())
+            flops += self.value.forward(*shape, 0, read=read)
+        tokens = int(sequences.attention_mask.sum())
         self.ledger.add(flops=3 * flops, tokens_trained=tokens)
+
+
+def values_read(sequences: Sequences) -> int:
+    """Positions whose last hidden state the critic reads."""
+    batch, length = sequences.shape
+    return batch * (length - sequences.prompt_width + 1)

@@ -14,6 +14,7 @@ from pipelines.shared.generation import packed_batches
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.losses import bradley_terry_loss
 from pipelines.shared.models import load_tokenizer, new_reward_model, rewards
+from pipelines.shared.reading import mlp_at, unwrapped
 from pipelines.shared.specs import RewardModelSpec
 from pipelines.shared.steps import Context
 from pipelines.shared.training import (
@@ -24,11 +25,25 @@ from pipelines.shared.training import (
 )
 
 
-class AccountedRewardTrainer(Accounted, RewardTrainer):
-    """TRL's RewardTrainer with its cost booked."""
+def ends(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """(B, T) bool, True where Transformers' classifiers read a sequence's score: at the last token
+    that is not PAD."""
+    real = (input_ids != unwrapped(model).config.get_text_config().pad_token_id).int()
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = (real * columns).argmax(-1, keepdim=True)
+    return torch.zeros_like(input_ids, dtype=torch.bool).scatter(1, last, True)
 
-    def head_positions(self, inputs: dict[str, Any]) -> int:
-        return 0  # no LM head
+
+class AccountedRewardTrainer(Accounted, RewardTrainer):
+    """TRL's RewardTrainer with its cost booked; the last block's MLP runs at the ends alone."""
+
+    def forward_flops(self, inputs: dict[str, Any]) -> int:
+        sequences, length = inputs["input_ids"].shape
+        return self.cost.forward(sequences, length, 0, read=sequences)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        with mlp_at(model, ends(model, inputs["input_ids"])):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 class SoftLabelRewardTrainer(AccountedRewardTrainer):
@@ -39,7 +54,8 @@ class SoftLabelRewardTrainer(AccountedRewardTrainer):
         self.data_collator = with_preference(self.data_collator)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        logits = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        with mlp_at(model, ends(model, inputs["input_ids"])):
+            logits = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         chosen, rejected = logits.squeeze(-1).chunk(2)
         return bradley_terry_loss(chosen - rejected, inputs["preference"]).mean()
 
@@ -114,7 +130,7 @@ def raw_scores(
     model.eval()
     cost, scores = ModelCost.of(model), torch.empty(len(completions), dtype=torch.double)
     for places, sequences in packed_batches(completions, pad_id, model.device, size=512):
-        context.ledger.add(flops=cost.forward(*sequences.shape))
+        context.ledger.add(flops=cost.forward(*sequences.shape, 0, read=len(places)))
         scores[torch.from_numpy(places)] = rewards(model, sequences).double().cpu()
     return scores
 

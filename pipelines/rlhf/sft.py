@@ -26,8 +26,10 @@ class AccountedSFTTrainer(Accounted, SFTTrainer):
     backward pass.
     """
 
-    def head_positions(self, inputs: dict[str, Any]) -> int:
-        return int((inputs["labels"][:, 1:] != -100).sum())
+    def forward_flops(self, inputs: dict[str, Any]) -> int:
+        targets = int((inputs["labels"][:, 1:] != -100).sum())
+        sequences, length = inputs["input_ids"].shape
+        return self.cost.forward(sequences, length, targets)
 
     def compute_loss(
         self,

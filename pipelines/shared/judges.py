@@ -25,7 +25,7 @@ def learnt_judge(model: PreTrainedModel, ledger: Ledger) -> Judge:
 
     @torch.no_grad()
     def judge(sequences: Sequences) -> torch.Tensor:
-        ledger.add(flops=cost.forward(*sequences.shape))
+        ledger.add(flops=cost.forward(*sequences.shape, 0, read=len(sequences.input_ids)))
         return rewards(model, sequences).float()
 
     return judge

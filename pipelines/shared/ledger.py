@@ -146,13 +146,15 @@ class ModelCost:
     """What one token costs in a transformer.
 
     Attributes:
-        body: weights of all matrix products but the LM head's.
+        body: weights of all matrix products but those of the tail and of the LM head.
+        tail: weights of the last block's MLP, where it can be computed at some positions alone.
         head: weights of the LM head (0 where there is none).
         layers: attention layers.
         attention_width: heads x head size, the inner width of attention.
     """
 
     body: int
+    tail: int
     head: int
     layers: int
     attention_width: int
@@ -163,30 +165,43 @@ class ModelCost:
         import torch
         from transformers.pytorch_utils import Conv1D
 
-        lm_head = model.get_output_embeddings()
+        from pipelines.shared.reading import last_mlp
+
+        lm_head, mlp = model.get_output_embeddings(), last_mlp(model)
         config = model.config.get_text_config()
         head_size = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
-        return cls(
-            body=sum(
+
+        def weights(of: Any) -> int:
+            return sum(
                 module.weight.numel()
-                for module in model.modules()
+                for module in of.modules()
                 if isinstance(module, torch.nn.Linear | Conv1D) and module is not lm_head
-            ),
+            )
+
+        tail = weights(mlp) if mlp is not None else 0
+        return cls(
+            body=weights(model) - tail,
+            tail=tail,
             head=lm_head.weight.numel() if lm_head is not None else 0,
             layers=config.num_hidden_layers,
             attention_width=config.num_attention_heads * head_size,
         )
 
-    def forward(self, sequences: int, length: int, logits: int | None = None) -> int:
+    def forward(
+        self, sequences: int, length: int, logits: int | None = None, read: int | None = None
+    ) -> int:
         """FLOPs of a forward pass over `sequences` padded to `length` tokens.
 
         Args:
             logits: positions in all that go through the LM head; None for every one.
+            read: positions in all whose last hidden state is computed; None for `logits`.
         """
-        positions = sequences * length if logits is None else logits
-        matrices = 2 * (sequences * length * self.body + positions * self.head)
+        everywhere = sequences * length
+        logits = everywhere if logits is None else logits
+        read = logits if read is None else read
+        matrices = 2 * (everywhere * self.body + read * self.tail + logits * self.head)
         return matrices + 4 * self.layers * self.attention_width * sequences * length * length
 
     def decode(self, prompt: int, rows: Sequence[int]) -> int:
@@ -195,8 +210,8 @@ class ModelCost:
         Args:
             rows: sequences in the batch at each step, one token each; the first is the prefill's.
         """
-        each, attention = 2 * (self.body + self.head), 4 * self.layers * self.attention_width
-        prefill = 2 * rows[0] * (prompt * self.body + self.head)
+        body, attention = self.body + self.tail, 4 * self.layers * self.attention_width
+        each, prefill = 2 * (body + self.head), 2 * rows[0] * (prompt * body + self.head)
         prefill += attention * rows[0] * prompt * prompt
         steps = enumerate(rows[1:], start=prompt + 1)
         return prefill + sum(count * (each + attention * length) for length, count in steps)

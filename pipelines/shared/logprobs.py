@@ -5,7 +5,6 @@ same column and the LM head runs on completion positions only. B sequences, P pr
 completion columns, T = P + C, V vocabulary entries.
 """
 
-import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -13,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
+
+from pipelines.shared.reading import Places, as_mask, head_at, mlp_at
 
 BLOCK = 2**19  # entries: 2 MiB in fp32, about a core's share of the cache
 
@@ -61,6 +61,18 @@ class Sequences:
     def tokens(self) -> int:
         """Real completion tokens in all."""
         return int(self.completion_mask.sum())
+
+    @property
+    def last(self) -> torch.Tensor:
+        """(B,) column of each sequence's last real token."""
+        return self.prompt_width + self.completion_mask.sum(-1) - 1
+
+    @property
+    def from_prompts_end(self) -> torch.Tensor:
+        """(B, T) bool, True from the prompts' last column on: where a completion's token can be
+        predicted, and after its end."""
+        columns = torch.arange(self.shape[1], device=self.input_ids.device)
+        return (columns >= self.prompt_width - 1).expand(self.shape)
 
     def unpacked(self) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of each prompt and of each completion, without the padding."""
@@ -127,69 +139,68 @@ def pack(
     )
 
 
-def unwrapped(model: Any) -> Any:
-    """The Transformers model below a PEFT adapter and what a Trainer wraps around for several
-    devices, or `model` itself."""
-    inner: Any = extract_model_from_parallel(model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-
-
-@contextlib.contextmanager
-def head_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Inside, the LM head computes these positions alone: a forward pass gives logits (N, V).
-
-    A hook hands the head the hidden states of N positions in row-major order. So whatever a model
-    does to its logits (scaling, soft caps) it still does itself.
-
-    Args:
-        positions: (B, T) bool, N of them True.
-
-    Raises:
-        ValueError: the model does not say which module its LM head is.
-    """
-    head = unwrapped(model).get_output_embeddings()
-    if head is None:
-        raise ValueError(f"{type(unwrapped(model)).__name__} has no LM head of its own")
-    hook = head.register_forward_pre_hook(
-        lambda module, arguments: (arguments[0][positions], *arguments[1:])
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def target_logits(
-    model: Any, inputs: Mapping[str, Any], targets: torch.Tensor, temperature: float = 1.0
+def logits_at(
+    model: Any,
+    inputs: Mapping[str, Any],
+    places: Places,
+    temperature: float = 1.0,
+    also: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Logits that predict some tokens, divided by the temperature: (N, V) fp32, row by row.
+    """Logits at some positions, divided by the temperature: (N, V) fp32, row by row.
 
-    The LM head, the dearest matrix of a small model, runs on the positions before these tokens and
-    on no other: neither on prompts nor on padding.
+    The LM head, the dearest matrix of a small model, and the last block's MLP run there and nowhere
+    else: neither on prompts nor on padding.
 
     Args:
         inputs: arguments of the model's forward pass, `input_ids` (B, T) among them.
-        targets: (B, T) bool, True at the N tokens; none of them in the first column.
+        places: N positions.
+        also: (B, T) bool, further positions whose last hidden state somebody reads.
     """
-    before = torch.zeros_like(targets)
-    before[:, :-1] = targets[:, 1:]
-    with head_at(model, before):
+    shape = inputs["input_ids"].shape
+    states = as_mask(places, shape) if also is None else as_mask(places, shape) | also
+    with mlp_at(model, states), head_at(model, places):
         logits = model(**inputs, use_cache=False).logits.float()
     return logits if temperature == 1.0 else logits / temperature
 
 
+def target_logits(
+    model: Any,
+    inputs: Mapping[str, Any],
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    also: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits that predict some tokens: (N, V) fp32, row by row.
+
+    Args:
+        targets: (B, T) bool, True at the N tokens; none of them in the first column.
+        inputs, temperature, also: see `logits_at`.
+    """
+    before = torch.zeros_like(targets)
+    before[:, :-1] = targets[:, 1:]
+    return logits_at(model, inputs, before, temperature, also)
+
+
 def target_logprobs(
-    model: Any, inputs: Mapping[str, Any], targets: torch.Tensor, temperature: float = 1.0
+    model: Any,
+    inputs: Mapping[str, Any],
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    also: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Log-probabilities (nats) of the tokens that `targets` marks, 0 elsewhere: (B, T).
 
     Args: see `target_logits`.
     """
-    logits = target_logits(model, inputs, targets, temperature)
+    logits = target_logits(model, inputs, targets, temperature, also)
+    return scattered(spent_logprobs(logits, inputs["input_ids"][targets]), targets)
+
+
+def spent_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """`gather_logprobs` of logits that nobody else reads."""
     # A matrix product does not look at its result again; a soft cap would.
     product = type(logits.grad_fn).__name__ in ("MmBackward0", "AddmmBackward0")
-    ids = inputs["input_ids"][targets]
-    return scattered(gather_logprobs(logits, ids, overwrite=product), targets)
+    return gather_logprobs(logits, ids, overwrite=product or not logits.requires_grad)
 
 
 def scattered(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -210,7 +221,7 @@ def blocks(logits: torch.Tensor) -> Iterator[slice]:
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(logits)[ids] with the gradient written once, block by block.
+    """log softmax(logits)[ids], with what its gradient needs kept where the logits were.
 
     d/dlogits = g (onehot(ids) - softmax(logits)). Composed of torch's gather and logsumexp it takes
     about three times the passes over (N, V) and as much more memory.
@@ -218,24 +229,32 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor, overwrite: bool) -> torch.Tensor:
-        total = logits.new_empty(len(ids))
+        chosen = logits.gather(1, ids[:, None]).squeeze(1)
+        highest, total = chosen.new_empty(2, len(ids))
+        powers = logits if overwrite else None  # exp(logits - highest)
+        if powers is None and ctx.needs_input_grad[0]:
+            powers = torch.empty_like(logits)
         for rows in blocks(logits):
-            torch.logsumexp(logits[rows], -1, out=total[rows])
-        ctx.save_for_backward(logits, total, ids)
+            torch.amax(logits[rows], -1, out=highest[rows])
+            own = None if powers is None else powers[rows]
+            torch.sum(
+                torch.sub(logits[rows], highest[rows, None], out=own).exp_(), -1, out=total[rows]
+            )
+        ctx.save_for_backward(powers, total, ids)
         ctx.overwrite, ctx.spent = overwrite, False
-        return logits.gather(1, ids[:, None]).squeeze(1) - total
+        return chosen - highest - total.log()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         if ctx.spent:
             raise RuntimeError("the logits were overwritten by the first backward pass")
-        logits, total, ids = ctx.saved_tensors
+        powers, total, ids = ctx.saved_tensors
         ctx.spent = ctx.overwrite
-        result = logits if ctx.overwrite else torch.empty_like(logits)
-        for rows in blocks(logits):
-            part = torch.sub(logits[rows], total[rows, None], out=result[rows])
-            part.exp_().mul_(-gradient[rows, None])
+        result = powers if ctx.overwrite else torch.empty_like(powers)
+        factor = (-gradient / total)[:, None]
+        for rows in blocks(powers):
+            torch.mul(powers[rows], factor[rows], out=result[rows])
         return result.scatter_add_(1, ids[:, None], gradient[:, None]), None, None
 
 
@@ -247,17 +266,24 @@ def gather_logprobs(
     It can be differentiated once.
 
     Args:
-        overwrite: the backward pass puts the gradient where the logits were, which nobody may read
-            afterwards, the operation that made them included.
+        overwrite: nobody reads the logits any more, the operation that made them included: what the
+            gradient needs, and then the gradient, goes where they were.
     """
     result: Any = _TokenLogprobs.apply(logits, ids, overwrite)
     return result
 
 
 def completion_logprobs(
-    model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
+    model: PreTrainedModel,
+    sequences: Sequences,
+    temperature: float = 1.0,
+    also: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Log-probability (nats) of each completion token, 0 at padding: (B, C)."""
+    """Log-probability (nats) of each completion token, 0 at padding: (B, C).
+
+    Args:
+        also: see `logits_at`.
+    """
     inputs, targets = sequences.model_inputs(), sequences.targets
-    logprobs = target_logprobs(model, inputs, targets, temperature)
+    logprobs = target_logprobs(model, inputs, targets, temperature, also)
     return logprobs[:, sequences.prompt_width :]

@@ -1,5 +1,6 @@
 """Policies, reward models and value models: plain Transformers models in plain folders."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 
 from pipelines.shared.logprobs import Sequences
+from pipelines.shared.reading import mlp_at
 from pipelines.shared.specs import ModelSpec
 
 
@@ -84,15 +86,21 @@ def load_reward_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
     return with_fused_activations(model).to(device).eval()
 
 
-def token_values(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
+def token_values(
+    model: PreTrainedModel, sequences: Sequences, read: torch.Tensor | None = None
+) -> torch.Tensor:
     """The scalar head at every position, less the model's `reward_mean`, over its `reward_std`:
     (B, T).
 
     `reward_mean` is the mean raw score of the SFT model's completions, so that these score 0 on
     average (Huang et al. 2024, detail on reward normalisation).
+
+    Args:
+        read: (B, T) bool, the positions that somebody reads: the others' values mean nothing then.
     """
     trunk: Any = getattr(model, model.base_model_prefix)
-    hidden = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
+    with mlp_at(model, read) if read is not None else contextlib.nullcontext():
+        hidden = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
     head: Any = model.score
     centred = head(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
     return centred / getattr(model.config, "reward_std", 1.0)
@@ -100,6 +108,6 @@ def token_values(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
 
 def rewards(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
     """The score of each sequence, read at its last real token: (B,)."""
-    values = token_values(model, sequences)
-    last = sequences.prompt_width + sequences.completion_mask.sum(-1) - 1
-    return values.gather(1, last[:, None]).squeeze(1)
+    last = sequences.last[:, None]
+    read = torch.zeros_like(sequences.attention_mask, dtype=torch.bool).scatter(1, last, True)
+    return token_values(model, sequences, read).gather(1, last).squeeze(1)

@@ -51,21 +51,17 @@ class Accounted:
         self.ledger, self.cost = ledger, ModelCost.of(self.model)
         ledger.network(name, self.model, trained=True)
 
-    def head_positions(self, inputs: dict[str, Any]) -> int:
-        """Positions whose logits the loss needs; each trainer knows its own."""
+    def forward_flops(self, inputs: dict[str, Any]) -> int:
+        """Of the forward pass over a batch; each trainer knows what it computes."""
         raise NotImplementedError
-
-    def _forward_flops(self, inputs: dict[str, Any]) -> int:
-        sequences, length = inputs["input_ids"].shape
-        return self.cost.forward(sequences, length, self.head_positions(inputs))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         tokens = int(inputs["attention_mask"].sum())
-        self.ledger.add(flops=3 * self._forward_flops(inputs), tokens_trained=tokens)
+        self.ledger.add(flops=3 * self.forward_flops(inputs), tokens_trained=tokens)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.ledger.add(flops=self._forward_flops(inputs))
+        self.ledger.add(flops=self.forward_flops(inputs))
         return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
 

@@ -115,7 +115,21 @@ def test_training_books_its_cost(trainer):
     trainer.train()
     (book,) = trainer.ledger.phases().values()
     assert book["tokens_trained"] == 6 + 7 + 5 + 3
-    assert book["flops"] == 3 * trainer.cost.forward(4, 7, logits=3 + 4 + 4 + 2)
+    # Two rows, the longer of 3 + 3 + 4 tokens; each prompt predicts two tokens from one state.
+    tokens = 3 + 4 + 4 + 2
+    assert book["flops"] == 3 * trainer.cost.forward(2, 10, logits=tokens, read=tokens - 2)
+
+
+def test_a_prompt_is_computed_once_for_both_completions(trainer, policy):
+    seen = []
+    policy.transformer.wte.register_forward_hook(lambda _, given, out: seen.append(given[0].shape))
+    batch = next(iter(trainer.get_train_dataloader()))
+    together = trainer.token_logprobs(policy, batch)
+    assert [tuple(shape) for shape in seen] == [(2, 10)]
+    policy.config.model_type = "not known to take any mask"
+    apart = trainer.token_logprobs(policy, batch)
+    assert tuple(seen[1]) == (4, 7)
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(trainer, monkeypatch):

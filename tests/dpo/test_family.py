@@ -291,8 +291,11 @@ def test_ktos_reference_point_is_of_exact_ids_and_its_cost_is_booked(inputs, tmp
     assert not found.requires_grad
     [book] = trainer.ledger.phases().values()
     tokens = sum(len(pairs[other][f"{side}_ids"]) for side in SIDES for other in [3, 3, 3, 0])
-    shape = batch["mismatched_input_ids"].shape
-    assert book["flops"] == 2 * trainer.cost.forward(*shape, tokens)
+    longest = max(
+        sum(map(len, (pair["prompt_ids"], *(pairs[other][f"{side}_ids"] for side in SIDES))))
+        for pair, other in zip(pairs, [3, 3, 3, 0], strict=True)
+    )  # a prompt with both of its completions is one row
+    assert book["flops"] == 2 * trainer.cost.forward(4, longest, tokens, read=tokens - 4)
     assert book["tokens_trained"] == 0
 
 

@@ -263,7 +263,7 @@ def test_the_ledger_books_every_pass(softer, tmp_path):
     )
     reference = [cost.forward(*s.input_ids.shape, s.tokens) for s in sampled]
     assert phases["scoring"]["flops"] == sum(reference) + sum(
-        judge.forward(n, t) for n, t, _ in shapes
+        judge.forward(n, t, 0, read=n) for n, t, _ in shapes
     )
     assert phases["train"]["flops"] == 3 * 2 * sum(reference)  # 3 passes' worth, 2 epochs
     assert phases["train"]["tokens_trained"] == 2 * sum(

@@ -55,7 +55,7 @@ def test_the_learnt_judge_is_the_reward_model_and_costs(folders, sequences):
     scores = learnt_judge(model, ledger)(sequences)
     assert torch.equal(scores, rewards(model, sequences).detach())
     assert not scores.requires_grad
-    expected = ModelCost.of(model).forward(*sequences.input_ids.shape)
+    expected = ModelCost.of(model).forward(*sequences.shape, 0, read=sequences.shape[0])
     assert ledger.totals(0)["flops"] == expected
 
 

@@ -10,11 +10,11 @@ from pipelines.shared import logprobs
 from pipelines.shared.logprobs import (
     completion_logprobs,
     gather_logprobs,
-    head_at,
     pack,
     target_logprobs,
 )
 from pipelines.shared.models import with_fused_activations
+from pipelines.shared.reading import head_at
 
 PAD = 1
 SMALL = {
