@@ -26,7 +26,7 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
     TRL 1.16 takes text only: it tokenizes again and appends EOS to completions that were cut off.
     Batches, optimiser, logs and the loss are TRL's; a subclass's `compute_loss` takes the log-probs
     from `token_logprobs`, which are the same numbers for less work: a prompt is computed once for
-    both of its completions where that is cheaper.
+    both of its completions where that is cheaper. The cost that is booked is that of such a loss.
     """
 
     columns: tuple[str, ...] = COLUMNS
@@ -53,14 +53,15 @@ class ExactIdsDPOTrainer(Accounted, DPOTrainer):
         """Log-probs (nats) of the completion tokens of TRL's batch of B pairs, 0 elsewhere:
         (2B, T), the chosen first."""
         targets = inputs["completion_mask"].bool()
-        if shared_shape(model, self.cost, targets):
+        if shared_shape(model, self.cost, inputs["input_ids"], targets):
             return shared_logprobs(model, inputs["input_ids"], targets)
         sequences = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         return target_logprobs(model, sequences, targets)
 
     def forward_flops(self, inputs: dict[str, Any]) -> int:
         targets = inputs["completion_mask"].bool()
-        tokens, shared = int(targets.sum()), shared_shape(self.model, self.cost, targets)
+        tokens = int(targets.sum())
+        shared = shared_shape(self.model, self.cost, inputs["input_ids"], targets)
         if shared:
             pairs, length = shared
             # A prompt predicts two first tokens from one hidden state.

@@ -12,7 +12,7 @@ def task(protocol: OracleProtocol) -> Step:
         stage="oracle-task",
         label=f"{spec.symbols}x{spec.length}" + ("-eos" if spec.eos else ""),
         function="pipelines.exact.task:make",
-        version=1,
+        version=2,  # other FLOPs, here and in what stands on it: the last MLP where it is read
         recipe={"task": spec},
     )
 

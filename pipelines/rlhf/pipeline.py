@@ -12,7 +12,7 @@ def sft(protocol: Protocol, corpus: Step) -> Step:
         stage="sft",
         label=f"gpt2-{protocol.model.layers}x{protocol.model.width}",
         function="pipelines.rlhf.sft:train",
-        version=3,  # FLOPs of what is computed now, here and in what stands on it
+        version=3,  # other FLOPs, here and in what stands on it: the last MLP where it is read
         recipe={"sft": protocol.sft, "model": protocol.model},
         threads=protocol.compute.shared_threads,
         upstream={"corpus": corpus},

@@ -147,7 +147,8 @@ class ModelCost:
 
     Attributes:
         body: weights of all matrix products but those of the tail and of the LM head.
-        tail: weights of the last block's MLP, where it can be computed at some positions alone.
+        tail: weights of the last block's MLP, where it can be computed at some positions alone (not
+            with gradient checkpointing, whose second forward pass is not counted either).
         head: weights of the LM head (0 where there is none).
         layers: attention layers.
         attention_width: heads x head size, the inner width of attention.

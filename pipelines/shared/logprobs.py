@@ -198,7 +198,7 @@ def target_logprobs(
 
 def spent_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """`gather_logprobs` of logits that nobody else reads."""
-    # A matrix product does not look at its result again; a soft cap would.
+    # A matrix product does not look at its result again; other operations (tanh) may.
     product = type(logits.grad_fn).__name__ in ("MmBackward0", "AddmmBackward0")
     return gather_logprobs(logits, ids, overwrite=product or not logits.requires_grad)
 

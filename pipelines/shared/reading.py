@@ -8,6 +8,7 @@ B sequences, T columns, N positions that are read.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from accelerate.utils import extract_model_from_parallel
 Places = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 LAYERS = ("h", "layers")  # what Transformers calls a decoder's blocks
+ROUTING = ("router", "experts", "gate")  # modules of a mixture of experts
 
 
 def unwrapped(model: Any) -> Any:
@@ -58,8 +60,11 @@ def head_at(model: Any, places: Places) -> Iterator[None]:
 
 def last_mlp(model: Any) -> Any:
     """The MLP of a decoder's last block, or None where there is none that is known to look at one
-    position at a time: a module `mlp` of a class `...MLP`, as most of Transformers' decoders
-    have (a mixture of experts is not one)."""
+    position at a time and at nothing else.
+
+    It is a module `mlp` of a class `...MLP`, as most of Transformers' decoders have, that is called
+    with the states alone (Bloom's takes the residual, too) and routes nothing to experts.
+    """
     trunk = unwrapped(model).base_model
     layers = next((getattr(trunk, name) for name in LAYERS if hasattr(trunk, name)), None)
     if not isinstance(layers, torch.nn.ModuleList) or not len(layers):
@@ -68,7 +73,9 @@ def last_mlp(model: Any) -> Any:
     if getattr(layers[-1], "gradient_checkpointing", False):
         return None
     mlp = getattr(layers[-1], "mlp", None)
-    return mlp if type(mlp).__name__.endswith("MLP") else None
+    if not type(mlp).__name__.endswith("MLP") or any(hasattr(mlp, name) for name in ROUTING):
+        return None
+    return mlp if len(inspect.signature(type(mlp).forward).parameters) == 2 else None
 
 
 @contextlib.contextmanager

@@ -106,24 +106,32 @@ def takes_any_mask(model: Any) -> bool:
         config.model_type in FAMILIES
         and layers == {"full_attention"}
         and not getattr(config, "sliding_window", None)
+        and getattr(config, "is_causal", True)
+        and not getattr(config, "use_bidirectional_attention", False)
         and config._attn_implementation in ("sdpa", "eager")
     )
 
 
-def shared_shape(model: Any, cost: ModelCost, targets: torch.Tensor) -> tuple[int, int] | None:
-    """(B, R) of a batch of pairs with shared prompts, where the model can do it and it is cheaper.
+def shared_shape(
+    model: Any, cost: ModelCost, input_ids: torch.Tensor, targets: torch.Tensor
+) -> tuple[int, int] | None:
+    """(B, R) of a batch of pairs with shared prompts, where the model and the batch allow it and it
+    is cheaper.
 
     It is not with long completions of short prompts, in whose attention each completion passes over
-    the other.
+    the other. None, too, where a completion is empty or prompts of a pair differ (cut off, say).
 
     Args:
-        targets: see `SharedPrompts.of`.
+        input_ids, targets: see `SharedPrompts.of`.
     """
-    lengths = targets.sum(-1)
-    if not takes_any_mask(model) or not bool(lengths.all()):
+    if not takes_any_mask(model):
         return None
     sequences, columns = targets.shape
-    pairs, prompts = sequences // 2, targets.int().argmax(-1)
+    pairs, lengths, prompts = sequences // 2, targets.sum(-1), targets.int().argmax(-1)
+    beyond = torch.arange(columns, device=targets.device) >= prompts[:pairs, None]
+    alike = ((input_ids[:pairs] == input_ids[pairs:]) | beyond).all()
+    if not bool(lengths.all() & (prompts[:pairs] == prompts[pairs:]).all() & alike):
+        return None
     longest = int((prompts[:pairs] + lengths[:pairs] + lengths[pairs:]).max())
     cheaper = cost.forward(pairs, longest, 0) < cost.forward(sequences, columns, 0)
     return (pairs, longest) if cheaper else None

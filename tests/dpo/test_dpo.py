@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from trl import DPOConfig
 
 from pipelines.dpo.dpo import ExactIdsDPOTrainer
+from pipelines.dpo.family import PairTrainer
 from pipelines.dpo.reference import with_reference
+from pipelines.dpo.specs import DPOSpec
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import completion_logprobs, pack
 from pipelines.shared.training import PolicyWriter, StepCallback
@@ -111,9 +115,20 @@ def test_at_zero_margin_the_loss_is_ln_2(trainer, reference):
         assert float(trainer.compute_loss(reference, batch)) == pytest.approx(0.6931472, abs=1e-5)
 
 
-def test_training_books_its_cost(trainer):
-    trainer.train()
+def test_training_books_its_cost(trainer, policy, tokenizer):
+    trainer = PairTrainer(
+        spec=DPOSpec(),
+        model=policy,
+        args=trainer.args,
+        train_dataset=trainer.train_dataset,
+        processing_class=tokenizer,
+    )
+    trainer.account(Ledger())
+    # The counter does not see the fused CPU attention; its plain form does the same.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        trainer.train()
     (book,) = trainer.ledger.phases().values()
+    assert book["flops"] == counted.get_total_flops()
     assert book["tokens_trained"] == 6 + 7 + 5 + 3
     # Two rows, the longer of 3 + 3 + 4 tokens; each prompt predicts two tokens from one state.
     tokens = 3 + 4 + 4 + 2

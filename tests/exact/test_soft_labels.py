@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from scipy.special import expit
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from trl import DPOConfig, RewardConfig
 
 from pipelines.dpo.dpo import ExactIdsDPOTrainer, SoftLabelDPOTrainer
@@ -64,6 +65,16 @@ def reward_loss_of(made, folder, kind, preference: float) -> float:
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         return float(trainer.compute_loss(model, batch))
+
+
+@pytest.mark.parametrize("kind", [AccountedRewardTrainer, SoftLabelRewardTrainer])
+def test_reward_models_run_their_last_mlp_at_the_ends_alone(fixed, tmp_path, kind, monkeypatch):
+    seen, forward = [], GPT2MLP.forward
+    monkeypatch.setattr(
+        GPT2MLP, "forward", lambda self, given: seen.append(given.dim()) or forward(self, given)
+    )
+    reward_loss_of(fixed, tmp_path, kind, 1.0)
+    assert seen[-1] == 2  # (N, width), where others get (B, T, width)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import dataclasses
 import pytest
 import torch
 from datasets import Dataset
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from pipelines.rlhf import PPOConfig, PPOTrainer
@@ -241,3 +243,21 @@ def test_the_ledger_counts_every_token(policy, critic, tokenizer, tmp_path):
     trained = sum(book["tokens_trained"] for book in phases.values())
     assert trained > 2 * phases["rollout"]["tokens_generated"]
     assert ModelCost.of(critic).head == 0
+
+
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_the_ledger_agrees_with_the_counter(policy, critic, tokenizer, tmp_path, share_trunk):
+    trainer = PPOTrainer(
+        model=policy,
+        ref_model=copy.deepcopy(policy),
+        reward_model=critic,
+        args=config(tmp_path, updates=2, rollouts=8, share_trunk=share_trunk),
+        train_dataset=Dataset.from_dict({"prompt_ids": PROMPTS}),
+        processing_class=tokenizer,
+    )
+    # The counter does not see the fused CPU attention; its plain form does the same.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        trainer.train()
+    booked = trainer.ledger.totals(0)["flops"]
+    # The one column of the value head is in no ledger.
+    assert booked == pytest.approx(counted.get_total_flops(), rel=2e-3)

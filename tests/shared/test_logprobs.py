@@ -95,6 +95,21 @@ def test_gradients_by_finite_differences(monkeypatch):
     torch.testing.assert_close(gather_logprobs(logits, ids), logits.log_softmax(-1)[range(5), ids])
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_logits_of_any_size(overwrite):
+    """Their exponentials alone would overflow, or all be 0."""
+    infinite = float("inf")
+    logits = torch.tensor([[1e3, 999.0, -1e3], [-1e3, -1001.0, -1e3], [0.0, -infinite, 1.0]])
+    ids, own = torch.tensor([1, 2, 0]), logits.clone().requires_grad_()
+    expected = own.double().log_softmax(-1)[range(3), ids]
+    expected.sum().backward()
+    given = logits.clone().requires_grad_()
+    found = gather_logprobs(given * 1.0, ids, overwrite)
+    found.sum().backward()
+    torch.testing.assert_close(found.double(), expected)
+    torch.testing.assert_close(given.grad, own.grad)
+
+
 def test_what_is_overwritten_cannot_be_differentiated_again():
     logits = torch.randn(2, 3, requires_grad=True) * 1.0
     total = gather_logprobs(logits, torch.tensor([0, 1]), overwrite=True).sum()

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipelines.rlhf.actor_critic import ActorCritic, new_critic
 from pipelines.rlhf.reward_model import ends
-from pipelines.shared.logprobs import completion_logprobs, pack
+from pipelines.shared.logprobs import completion_logprobs, pack, target_logprobs
 from pipelines.shared.models import rewards, token_values
 from pipelines.shared.reading import as_mask, last_mlp, mlp_at
 
@@ -87,17 +87,20 @@ def test_what_is_computed_again_in_the_backward_pass_is_left_whole(policy, seque
     torch.testing.assert_close(policy.transformer.wte.weight.grad, checkpointed)
 
 
-def test_a_mixture_of_experts_is_left_whole():
-    config = MixtralConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_local_experts=2,
-    )
-    assert last_mlp(MixtralForCausalLM(config)) is None
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "bloom"])
+def test_mixtures_of_experts_and_mlps_that_take_more_are_left_whole(family, sequences):
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    if family != "bloom":
+        size |= {"intermediate_size": 16, "num_key_value_heads": 2, "num_local_experts": 2}
+        size |= {"num_experts_per_tok": 1}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **size)).eval()
+    assert last_mlp(model) is None
+    rows = torch.tensor([[5, 6, 7, 9, 10], [8, 11, 12, 13, 14]])
+    targets = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1]]).bool()
+    found = target_logprobs(model, {"input_ids": rows}, targets)
+    expected = model(rows).logits[:, :-1].log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found[:, 1:][targets[:, 1:]], expected[targets[:, 1:]])
 
 
 def test_places_as_a_mask():

@@ -132,24 +132,37 @@ def test_only_where_it_is_cheaper(policy):
     def shape(prompt, completion):
         targets = torch.ones(4, prompt + completion).bool()
         targets[:, :prompt] = False
-        return shared_shape(policy, ModelCost.of(policy), targets)
+        return shared_shape(policy, ModelCost.of(policy), torch.full(targets.shape, 5), targets)
 
     assert shape(prompt=16, completion=32) == (2, 80)
     assert shape(prompt=4, completion=200) is None
 
 
 def test_only_models_that_can(policy):
-    targets = torch.tensor([[0, 1, 1]] * 4).bool()
+    model = model_of("llama")
+    assert takes_any_mask(model)
+    for name, value in (
+        ("sliding_window", 4),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("is_causal", False),
+        ("use_bidirectional_attention", True),
+        ("_attn_implementation_internal", "flash_attention_2"),
+        ("model_type", "bloom"),  # positions are in its attention's mask
+    ):
+        model = model_of("llama")
+        setattr(model.config, name, value)
+        assert not takes_any_mask(model), name
+        ids, _, targets = batch()
+        assert shared_shape(model, ModelCost.of(policy), ids, targets) is None
+
+
+def test_only_batches_of_shared_prompts(policy):
+    ids, _, targets = batch()
     cost = ModelCost.of(policy)
-    assert shared_shape(policy, cost, targets) == (2, 5)
-    empty = targets.clone()
-    empty[0] = False
-    assert shared_shape(policy, cost, empty) is None, "no completion says where its prompt ends"
-    assert not takes_any_mask(model_of("mistral", "sdpa").apply(windowed))
-    policy.config.model_type = "bloom"  # positions are in its attention's mask
-    assert shared_shape(policy, cost, targets) is None
-
-
-def windowed(module):
-    if hasattr(module, "config"):
-        module.config.sliding_window = 4
+    assert shared_shape(policy, cost, ids, targets) == (3, 8)
+    empty, longer, other = targets.clone(), targets.clone(), ids.clone()
+    empty[0] = False  # nothing says where its prompt ends
+    longer[3, 3] = False  # the rejected one's prompt has a token more
+    other[3, 1] = 33
+    for case in ((ids, empty), (ids, longer), (other, targets)):
+        assert shared_shape(policy, cost, *case) is None
