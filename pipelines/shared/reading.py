@@ -72,7 +72,7 @@ def last_mlp(model: Any) -> Any:
     # A block that is computed again in the backward pass would find other positions then.
     if getattr(layers[-1], "gradient_checkpointing", False):
         return None
-    mlp = getattr(layers[-1], "mlp", None)
+    mlp: Any = getattr(layers[-1], "mlp", None)
     if not type(mlp).__name__.endswith("MLP") or any(hasattr(mlp, name) for name in ROUTING):
         return None
     return mlp if len(inspect.signature(type(mlp).forward).parameters) == 2 else None
