@@ -30,7 +30,10 @@ from pipelines.shared.schedule import critical_path
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step, is_storage_failure, load_record, partial_folders
 
-COMMANDS = ("list", "plan", "run", "report", "status", "claims", "judge", "label", "win-rates")
+COMMANDS = (
+    *("list", "plan", "run", "report", "status", "claims", "judge", "label", "win-rates"),
+    "check-data",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,6 +100,7 @@ def parser() -> Parser:
     judge_options.add(commands, common, chosen)
     study_options.add_label(commands, common, chosen)
     study_options.add_win_rates(commands, common, chosen)
+    study_options.add_check_data(commands, common, chosen)
     return main
 
 
@@ -359,6 +363,7 @@ COMMAND_FUNCTIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "judge": _later("judge_command"),
     "label": _later("label_command"),
     "win-rates": _later("win_rates_command"),
+    "check-data": _later("check_data_command"),
 }
 
 if __name__ == "__main__":

@@ -95,3 +95,34 @@ def add_win_rates(
     command.add_argument(
         "--out", type=Path, required=True, help="CSV to write, with gzip where it ends in .gz"
     )
+
+
+def add_check_data(
+    commands: Any, common: argparse.ArgumentParser, chosen: argparse.ArgumentParser
+) -> None:
+    """rlhf-vs-dpo check-data; `chosen`, of an experiment, has none that it needs."""
+    command = commands.add_parser(
+        "check-data",
+        parents=[common],
+        help="what is wrong with a file of preference pairs, row by row",
+        description=(
+            "Reads preference pairs (prompt, chosen, rejected; dialogues as in hh-rlhf; or lists "
+            "of messages) and names every row that is malformed, empty, identical, repeated, too "
+            "long or also in the test file, with what would be done about it."
+        ),
+    )
+    command.add_argument(
+        "pairs", type=Path, metavar="FILE", help=".jsonl, .json, .csv or .parquet, also with .gz"
+    )
+    command.add_argument(
+        "--test", type=Path, metavar="FILE", help="pairs whose prompts must not be trained on"
+    )
+    command.add_argument(
+        "--model", help="folder or hub id of the model to be trained: counts its tokens"
+    )
+    command.add_argument(
+        "--max-length",
+        type=int,
+        help="tokens of prompt and completion together; default: the model's positions",
+    )
+    command.add_argument("--all", action="store_true", help="name every row, however many")

@@ -27,8 +27,10 @@ def packed_batches(
     not fit into memory shows at once.
     """
     prompts, completions = table["prompt_ids"].tolist(), table["completion_ids"].tolist()
-    lengths = [[-len(ids) for ids in side] for side in (completions, prompts)]
-    order = np.lexsort(lengths)  # by prompt, then by completion
+    longest_first = [
+        -np.fromiter(map(len, side), np.int32, len(side)) for side in (completions, prompts)
+    ]
+    order = np.lexsort(longest_first)  # by prompt, then by completion
     for start in range(0, len(order), size):
         places = order[start : start + size]
         chosen, written = ([side[place] for place in places] for side in (prompts, completions))

@@ -1,0 +1,57 @@
+"""A model that somebody brings: what must be true of it before anything is loaded.
+
+Weights come from safetensors alone (a pickle runs code when it is read), and no code that lies
+beside a model is ever run.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.shared.errors import UserError
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def check_folder(folder: Path) -> None:
+    """Hold a folder against what Transformers needs of a causal language model.
+
+    Raises:
+        UserError: what it lacks, or why it is refused.
+    """
+    config = _config(folder)
+    if config.get("auto_map"):
+        raise UserError(
+            f"{folder}: the model asks for code of its own (auto_map in config.json), which is "
+            "never run: use one that Transformers knows by itself"
+        )
+    files = {file.name for file in folder.iterdir()}
+    if not files.intersection(WEIGHTS):
+        if files.intersection(PICKLES):
+            raise UserError(
+                f"{folder}: has its weights as a pickle only, which runs code when it is read: "
+                "save them with save_pretrained, which writes model.safetensors"
+            )
+        raise UserError(f"{folder}: has no weights (model.safetensors)")
+    if not files.intersection(TOKENIZERS):
+        raise UserError(
+            f"{folder}: has no tokenizer ({', '.join(TOKENIZERS)}): save it there with "
+            "tokenizer.save_pretrained"
+        )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: has no config.json: it is no model in Transformers' format"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return config
