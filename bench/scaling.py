@@ -34,6 +34,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.sentiment import SENTIMENT
+from pipelines.dpo.reference import READ
 from pipelines.shared.assets import default_cache
 from pipelines.shared.executors import Event, run_local
 from pipelines.shared.files import replace
@@ -100,9 +101,11 @@ def evaluation_of(study: Any, arm: str) -> Step:
     return run.evaluation
 
 
-def table_bytes(step: Step, results: Path, upstream: str, name: str) -> int:
-    """What a table that the step reads takes in memory, in bytes."""
-    table = pd.read_parquet(step.upstream[upstream].folder(results) / name)
+def table_bytes(
+    step: Step, results: Path, upstream: str, name: str, columns: list[str] | None = None
+) -> int:
+    """What the columns that the step reads of a table take in memory, in bytes."""
+    table = pd.read_parquet(step.upstream[upstream].folder(results) / name, columns=columns)
     views = sum(
         cell.nbytes
         for column in table
@@ -131,7 +134,9 @@ QUANTITIES = (
         unit="pairs",
         units=lambda prompts: 496 * prompts,  # of 32 completions
         step=lambda study: policy_of(study, "dpo").upstream["reference_logprobs"],
-        rows=lambda step, results: table_bytes(step, results, "completions", "completions.parquet"),
+        rows=lambda step, results: table_bytes(
+            step, results, "completions", "completions.parquet", READ
+        ),
     ),
     Quantity(
         name="evaluation",

@@ -11,6 +11,7 @@ from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.steps import Context
 
 KEYS = ["prompt_id", "sample"]
+READ = [*KEYS, "prompt_ids", "completion_ids"]
 
 
 @torch.no_grad()
@@ -24,7 +25,9 @@ def score(context: Context) -> None:
     model = load_policy(checkpoint, context.runtime.device)
     cost = ModelCost.of(model)
     context.ledger.network("reference", model)
-    table = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
+    table = pd.read_parquet(
+        context.inputs["completions"] / "completions.parquet", columns=READ
+    )  # not the text, which there is as much of as of ids
     logprobs, done = np.empty(len(table)), 0
     for places, sequences in packed_batches(table, pad_id, model.device):
         logprobs[places] = completion_logprobs(model, sequences).double().sum(-1).cpu()
