@@ -18,7 +18,7 @@ from typing import IO, Any
 from pipelines.shared.errors import UserError
 
 LONGEST_LINE = 16 * 2**20  # bytes; a preference pair of more is a file that lost its line ends
-LARGEST_JSON = 2**30  # bytes; a JSON array has to be read as a whole
+LARGEST_JSON = 2**28  # bytes; a JSON array has to be read as a whole
 FORMATS = ("jsonl", "json", "csv", "parquet")
 
 
@@ -120,7 +120,9 @@ def _jsonl(path: Path, content: IO[bytes]) -> Iterator[Row]:
 def _json(path: Path, content: IO[bytes]) -> Iterator[Row]:
     data = content.read(LARGEST_JSON + 1)
     if len(data) > LARGEST_JSON:
-        raise UserError(f"{path}: larger than 1 GiB: save it as JSON Lines (.jsonl)")
+        raise UserError(
+            f"{path}: larger than {LARGEST_JSON // 2**20} MiB: save it as JSON Lines (.jsonl)"
+        )
     text = _decoded(path, data, "the file", start=True)
     try:
         records = json.loads(text)

@@ -211,6 +211,13 @@ def test_a_line_without_end(tmp_path, monkeypatch):
     assert "line 3: longer than 1 MiB" in refusal(path)
 
 
+def test_a_json_array_that_is_too_large_to_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "LARGEST_JSON", 2**20)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([dict(EXPLICIT[0], chosen="x" * 2**20)]))
+    assert "larger than 1 MiB: save it as JSON Lines" in refusal(path)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.json.gz"])
 def test_a_truncated_gzip(tmp_path, name):
     many = [{"prompt": str(n) * 40, "chosen": "a", "rejected": "b"} for n in range(2_000)]
