@@ -542,6 +542,8 @@ def test_equal_texts_are_asked_once_and_what_is_kept_is_not_asked_again(tmp_path
 # ---- kill -9
 
 PROCESS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 import sys
 from pathlib import Path
 import numpy as np
