@@ -1,1 +1,1 @@
-"""Preference pairs that people bring: files and hub data sets, read, checked and split."""
+"""Preference pairs and models that people bring: read, and checked before anything is trained."""

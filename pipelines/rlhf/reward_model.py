@@ -14,7 +14,7 @@ from pipelines.shared.generation import packed_batches
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.losses import bradley_terry_loss
 from pipelines.shared.models import load_tokenizer, new_reward_model, rewards
-from pipelines.shared.reading import mlp_at, unwrapped
+from pipelines.shared.reading import as_mask, mlp_at, unwrapped
 from pipelines.shared.specs import RewardModelSpec
 from pipelines.shared.steps import Context
 from pipelines.shared.training import (
@@ -29,9 +29,8 @@ def ends(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
     """(B, T) bool, True where Transformers' classifiers read a sequence's score: at the last token
     that is not PAD."""
     real = (input_ids != unwrapped(model).config.get_text_config().pad_token_id).int()
-    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last = (real * columns).argmax(-1, keepdim=True)
-    return torch.zeros_like(input_ids, dtype=torch.bool).scatter(1, last, True)
+    rows, columns = (torch.arange(size, device=input_ids.device) for size in input_ids.shape)
+    return as_mask((rows, (real * columns).argmax(-1)), input_ids.shape)
 
 
 class AccountedRewardTrainer(Accounted, RewardTrainer):

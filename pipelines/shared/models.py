@@ -17,7 +17,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 
 from pipelines.shared.logprobs import Sequences
-from pipelines.shared.reading import mlp_at
+from pipelines.shared.reading import as_mask, mlp_at
 from pipelines.shared.specs import ModelSpec
 
 
@@ -108,6 +108,5 @@ def token_values(
 
 def rewards(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
     """The score of each sequence, read at its last real token: (B,)."""
-    last = sequences.last[:, None]
-    read = torch.zeros_like(sequences.attention_mask, dtype=torch.bool).scatter(1, last, True)
-    return token_values(model, sequences, read).gather(1, last).squeeze(1)
+    ends = torch.arange(len(sequences.input_ids), device=sequences.input_ids.device), sequences.last
+    return token_values(model, sequences, as_mask(ends, sequences.shape))[ends]
