@@ -151,3 +151,17 @@ def with_interval(row: Mapping[str, Any], name: str) -> str:
         return MISSING
     text = f"{row[name]:+z.2f} [{row['ci_low']:z.2f}, {row['ci_high']:z.2f}]"
     return text.replace("-", MINUS)
+
+
+ORDERED_BY = {  # what orders the completions of a pair and is no policy
+    "reward-model": "reward model",
+    "gold": "the judge",
+    "length": "the longer one",
+}
+
+
+def ordered_by(row: Mapping[str, Any]) -> str:
+    """Who orders, in a row of HELD_OUT_ACCURACY."""
+    if row["judge"] == "policy":
+        return policy_name(row)
+    return " ".join(part for part in (ORDERED_BY[row["judge"]], row["variant"]) if part)

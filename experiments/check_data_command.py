@@ -1,7 +1,6 @@
 """rlhf-vs-dpo check-data: what a file of preference pairs is like, before anything is trained."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,9 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import study_options
-from pipelines.data.checks import RULES, Checked, CountTokens, check, prompt_key, summary
-from pipelines.data.model_folders import check_folder
-from pipelines.data.pairs import Pair, Text, plain, read_pairs
+from pipelines.data.checks import RULES, Checked, Lengths, check, prompts_of_file, summary
+from pipelines.data.pairs import read_pairs
 from pipelines.data.rows import unit_of
 from pipelines.shared.errors import UserError
 
@@ -27,8 +25,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
         longest = longest or own
     elif longest is not None:
         raise UserError("--max-length counts tokens: name the model whose they are with --model")
-    test = prompts_of(options.test) if options.test is not None else frozenset()
-    found = check(read_pairs(options.pairs), count_tokens=count, longest=longest, test_prompts=test)
+    test = prompts_of_file(options.test) if options.test is not None else frozenset()
+    try:
+        found = check(read_pairs(options.pairs), lengths=count, longest=longest, test_prompts=test)
+    except ValueError as error:  # of the tokenizer
+        raise UserError(f"{options.pairs}: {error}") from None
     unit = unit_of(options.pairs)
     show(found, unit, console, every=options.all)
     if found.refused:
@@ -40,20 +41,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if not found.pairs:
         raise UserError(f"{options.pairs}: no row is left to train on")
     return 0
-
-
-def prompts_of(path: Path) -> frozenset[str]:
-    """The keys of a file's prompts.
-
-    Raises:
-        UserError: a row is no pair: its prompt could be trained on unseen.
-    """
-    keys = set()
-    for row in read_pairs(path):
-        if not isinstance(row, Pair):
-            raise UserError(f"{path}, {unit_of(path)} {row[0]}: {row[1]}")
-        keys.add(prompt_key(row.prompt))
-    return frozenset(keys)
 
 
 def show(found: Checked, unit: str, console: Console, every: bool = False) -> None:
@@ -86,31 +73,22 @@ def show(found: Checked, unit: str, console: Console, every: bool = False) -> No
     console.print(f"{len(found.pairs):,} of {found.rows:,} rows can be trained on")
 
 
-def tokens_of(model: str) -> tuple[CountTokens, int | None]:
+def tokens_of(given: str) -> tuple[Lengths, int | None]:
     """A function that counts a model's tokens, and how many positions it has.
 
     Raises:
-        UserError: there is no such model, or it is refused (`check_folder`).
+        UserError: there is no such model, or it is refused.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if Path(model).is_dir():
-        check_folder(Path(model))
+    from pipelines.data import brought
+    from pipelines.data.encoding import Encoder
+
+    folder = brought.model(given).path
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        config: Any = AutoConfig.from_pretrained(model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        config: Any = AutoConfig.from_pretrained(folder)
+        encoder = Encoder(tokenizer)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model {model}: is neither a model's folder nor at hand from the hub "
-            f"({str(error).splitlines()[0]}): name a folder in Transformers' format, or fetch it "
-            f"with `hf download {model}` where the hub can be reached"
-        ) from None
-
-    def count(prompt: Text, completion: Text) -> int:
-        if isinstance(prompt, tuple) and isinstance(completion, tuple) and tokenizer.chat_template:
-            both = [{"role": role, "content": content} for role, content in prompt + completion]
-            return len(tokenizer.apply_chat_template(both, tokenize=True, return_dict=False))
-        texts = [plain(prompt), plain(completion)]
-        return sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
-
-    return count, getattr(config.get_text_config(), "max_position_embeddings", None)
+        raise UserError(f"--model {given}: {str(error).splitlines()[0]}") from None
+    return encoder.lengths, getattr(config.get_text_config(), "max_position_embeddings", None)

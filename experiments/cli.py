@@ -79,12 +79,14 @@ def parser() -> Parser:
     )
     machine = Parser(add_help=False)
     machine.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores to fill")
+    own = Parser(add_help=False)
+    study_options.add_own(own)
     commands.add_parser("list", parents=[common], help="experiments, scales and arms")
     commands.add_parser(
-        "plan", parents=[common, chosen, machine], help="the steps, cached or to run"
+        "plan", parents=[common, chosen, own, machine], help="the steps, cached or to run"
     )
     run = commands.add_parser(
-        "run", parents=[common, chosen, machine], help="run what is not done, report"
+        "run", parents=[common, chosen, own, machine], help="run what is not done, report"
     )
     run.add_argument(
         "--cache", type=Path, default=default_cache(), help="downloaded data; default: %(default)s"
@@ -93,12 +95,15 @@ def parser() -> Parser:
         "--wandb", action="store_true", help="mirror metrics, tables and figures to wandb"
     )
     commands.add_parser(
-        "report", parents=[common, chosen], help="tables, figures and report.html again"
+        "report", parents=[common, chosen, own], help="tables, figures and report.html again"
     )
     commands.add_parser("status", parents=[common], help="what ran, is running, failed")
     study_options.add_claims(commands, common, chosen)
-    judge_options.add(commands, common, chosen)
-    study_options.add_label(commands, common, chosen)
+    own = Parser(add_help=False)
+    study_options.add_own(own, prefix="own-")
+    read = Parser(add_help=False, parents=[chosen, own])
+    judge_options.add(commands, common, read)
+    study_options.add_label(commands, common, read)
     study_options.add_win_rates(commands, common, chosen)
     study_options.add_check_data(commands, common, chosen)
     return main
@@ -143,9 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _study(options: argparse.Namespace) -> Study:
     from experiments import registry  # loads pandas, which --help need not wait for
 
-    arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
-    experiment = registry.find(options.experiment)
-    return experiment.resolve(options.scale, arms, options.seeds, options.assignments)
+    return registry.chosen(options)
 
 
 def list_command(options: argparse.Namespace, console: Console) -> int:
@@ -237,6 +240,7 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
         cache=options.cache,
         wandb=options.wandb,
         experiment=study.folder_name,
+        brought=study.brought,
     )
     steps = study.steps()
     console.print(

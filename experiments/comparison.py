@@ -9,14 +9,19 @@ from typing import Any
 import pandas as pd
 
 from experiments import settings
+from experiments.stages import Shared, Simulated
 from experiments.study import Choice, Experiment, Study, Written
 from pipelines.arms import ARMS, Arm, Ingredients
 from pipelines.dpo.pipeline import reference_logprobs
 from pipelines.evaluate.comparisons import chosen_samples
-from pipelines.evaluate.pipeline import evaluation, reference_samples, temperature_sweep
+from pipelines.evaluate.pipeline import (
+    evaluation,
+    held_out,
+    reference_samples,
+    temperature_sweep,
+)
 from pipelines.evaluate.schema import conform
-from pipelines.rlhf.pipeline import reward_model, sft
-from pipelines.shared import pipeline as shared
+from pipelines.rlhf.pipeline import reward_model
 from pipelines.shared.assets import ASSETS
 from pipelines.shared.errors import UserError
 from pipelines.shared.specs import LabelsSpec, Protocol, TemperaturesSpec
@@ -34,6 +39,8 @@ class Run:
         setting: the value of the arm's swept setting; None for an arm that has none.
         variant: other settings that were swept, as on the command line; "" for none.
         temperatures: its sweep of sampling temperatures, if the experiment has one.
+        held_out: its view, and its reward model's, of the pairs that people compared and nothing is
+            trained on, if any.
     """
 
     arm: str
@@ -43,6 +50,7 @@ class Run:
     policy: Step
     evaluation: Step
     temperatures: Step | None = None
+    held_out: tuple[Step, Step] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Comparison(Experiment):
     Any registered arm (pipelines/arms) can be part of it.
 
     Attributes:
+        stages: where the stages that all arms share come from.
         default: the arms that are run unless others are named.
         sweeps: values of an arm's swept setting, where not the arm's own.
         axes: other settings swept by default, by name.
@@ -76,6 +85,7 @@ class Comparison(Experiment):
         tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
     """
 
+    stages: Simulated = field(default_factory=Simulated)
     default: Sequence[str] = ()
     sweeps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -85,6 +95,11 @@ class Comparison(Experiment):
     deviations: Callable[[Protocol], Sequence[Mapping[str, str]]] = lambda protocol: ()
     tuning: str = ""
     tuned_scales: Sequence[str] = ()
+
+    @property
+    def folder(self) -> str:
+        """How the folders of its studies begin."""
+        return self.name
 
     def choices(self) -> Mapping[str, Choice]:
         return {
@@ -131,19 +146,32 @@ class ComparisonStudy(Study):
         tuned = self.scale in self.experiment.tuned_scales
         return tuned and self.protocol == declared and not swept
 
+    @property
+    def brought(self) -> Mapping[str, Path]:
+        return {thing.sha256: thing.path for thing in self.experiment.stages.brought.values()}
+
     def steps(self) -> list[Step]:
         evaluations = (run.evaluation for run in self.runs)
         estimates = (estimate.step for estimate in self.estimates)
-        return closure([self.reference_samples, *evaluations, *estimates, *self.sweeps])
+        return closure(
+            [self.reference_samples, *evaluations, *estimates, *self.sweeps, *self.held_out]
+        )
 
     @property
     def sweeps(self) -> list[Step]:
         """The sweeps of sampling temperatures, one a run; none where the experiment has none."""
         return [run.temperatures for run in self.runs if run.temperatures is not None]
 
+    @property
+    def held_out(self) -> list[Step]:
+        """The views of held-out pairs, each once; none where there are no such pairs."""
+        views = {step.fingerprint: step for run in self.runs for step in run.held_out or ()}
+        return list(views.values())
+
     def kept(self) -> list[tuple[Step, str]]:
         estimates = {estimate.step.fingerprint: estimate.step for estimate in self.estimates}
         scored = (*estimates.values(), *(run.evaluation for run in self.runs), *self.sweeps)
+        scored = (*scored, *self.held_out)
         return [(step, "scores.parquet") for step in scored]
 
     def collect_text(self, results: Path, folder: Path) -> None:
@@ -158,7 +186,9 @@ class ComparisonStudy(Study):
         tables.mkdir(exist_ok=True)
         table = conform(pd.concat([of(run) for run in self.runs], ignore_index=True), "samples")
         table.to_parquet(tables / "samples.parquet")
-        labels: set[Any] = {step.recipe["labels"] for step in self.steps() if step.stage == "pairs"}
+        labels: set[Any] = {
+            step.recipe.get("labels") for step in self.steps() if step.stage == "pairs"
+        } - {None}  # people's choices are no function of the gold reward
         (tables / CHOSEN_TEXTS).unlink(missing_ok=True)
         if len(labels) == 1:  # with several labellers there is no one chosen completion
             self._chosen_texts(results, *labels).to_parquet(tables / CHOSEN_TEXTS)
@@ -233,6 +263,22 @@ class ComparisonStudy(Study):
                 for run in self.runs
                 if run.temperatures is not None
             ],
+            "held_out": [
+                {
+                    "arm": run.arm,
+                    "setting": run.setting,
+                    "seed": run.seed,
+                    "variant": run.variant,
+                    "step": run.held_out[0].fingerprint,
+                    "rewards": run.held_out[1].fingerprint,
+                }
+                for run in self.runs
+                if run.held_out is not None
+            ],
+            "brought": {
+                name: {"name": thing.name, "sha256": thing.sha256}
+                for name, thing in self.experiment.stages.brought.items()
+            },
             "reference_samples": self.reference_samples.fingerprint,
             "gold": self.gold.fingerprint,
         }
@@ -298,7 +344,7 @@ def resolve(
     combinations = [({**single, **values}, values) for values in tried]
     unswept = {name: value for name, value in single.items() if name not in swept}
     protocol = settings.apply(declared, {**unswept, **tried[0]})
-    start = Start.of(protocol)
+    start = Start.of(protocol, experiment.stages)
     temperatures = TemperaturesSpec(experiment.temperatures) if experiment.temperatures else None
     runs: dict[str, Run] = {}
     estimates: dict[str, Estimate] = {}
@@ -324,7 +370,7 @@ def resolve(
         experiment=experiment,
         scale=scale,
         protocol=protocol,
-        folder_name=settings.folder_name(experiment.name, scale, named, seeds, given),
+        folder_name=settings.folder_name(experiment.folder, scale, named, seeds, given),
         arms=chosen,
         runs=sorted(runs.values(), key=lambda run: (names.index(run.arm), run.variant, run.seed)),
         estimates=list(estimates.values()),
@@ -347,35 +393,38 @@ def _check_fixed(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """What is the same for all seeds and all settings of the arms."""
+    """What is the same for all seeds and all settings of the arms, and how pairs are made."""
 
-    corpus: Step
-    gold: Step
-    sft: Step
+    stages: Simulated
+    shared: Shared
     reference_samples: Step
 
     @classmethod
-    def of(cls, protocol: Protocol) -> "Start":
-        corpus = shared.corpus(protocol)
-        gold, start = shared.gold(protocol, corpus), sft(protocol, corpus)
-        return cls(corpus, gold, start, reference_samples(protocol, corpus, gold, start))
+    def of(cls, protocol: Protocol, stages: Simulated) -> "Start":
+        made = stages.shared(protocol)
+        sampled = reference_samples(protocol, made.corpus, made.gold, made.sft)
+        return cls(stages, made, sampled)
+
+    @property
+    def gold(self) -> Step:
+        return self.shared.gold
 
 
 def _ingredients(protocol: Protocol, seed: int, setting: str, start: Start) -> Ingredients:
     """What an arm may be made from."""
-    completions = shared.completions(protocol, start.corpus, start.gold, start.sft)
-    pairs = shared.pairs(protocol, completions, seed)
+    shared = start.shared
+    pairs = start.stages.pairs(protocol, shared, seed)
     return Ingredients(
         protocol=protocol,
         seed=seed,
         setting=setting,
-        corpus=start.corpus,
-        gold=start.gold,
-        sft=start.sft,
-        completions=completions,
+        corpus=shared.corpus,
+        gold=shared.gold,
+        sft=shared.sft,
+        completions=shared.completions,
         pairs=pairs,
-        reward_model=reward_model(protocol, start.sft, completions, pairs, seed),
-        reference_logprobs=reference_logprobs(protocol, start.sft, completions),
+        reward_model=reward_model(protocol, shared.sft, shared.completions, pairs, seed),
+        reference_logprobs=reference_logprobs(protocol, shared.sft, shared.completions),
         reference_samples=start.reference_samples,
     )
 
@@ -400,12 +449,13 @@ def _runs(
         given = _ingredients(settings.apply(protocol, own), seed, setting, start)
         step = arm.make(given)
         judged = evaluation(
-            protocol, start.corpus, start.gold, start.sft, given.reward_model, step, seed
+            protocol, given.corpus, given.gold, given.sft, given.reward_model, step, seed
         )
         free = {key: value for key, value in values.items() if key not in own}
         variant = _variant(free, judged if arm.name == "sft" else step)
         swept = temperature_sweep(judged, temperatures) if temperatures else None
-        runs.append(Run(arm.name, coefficient, seed, variant, step, judged, swept))
+        compared = held_out(judged) if start.stages.human else None
+        runs.append(Run(arm.name, coefficient, seed, variant, step, judged, swept, compared))
     return runs
 
 

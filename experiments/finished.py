@@ -22,11 +22,9 @@ def chosen_comparison(options: argparse.Namespace) -> ComparisonStudy:
     Raises:
         UserError: one of them is unknown, or the experiment compares no texts.
     """
-    arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
-    experiment = registry.find(options.experiment)
-    resolved = experiment.resolve(options.scale, arms, options.seeds, options.assignments)
+    resolved = registry.chosen(options)
     if not isinstance(resolved, ComparisonStudy):
-        raise UserError(f"experiment {experiment.name} writes no text that could be judged")
+        raise UserError(f"experiment {options.experiment} writes no text that could be judged")
     return resolved
 
 

@@ -1,12 +1,16 @@
-"""The experiments by name."""
+"""The experiments by name, and the study that a command line chooses."""
 
+import argparse
+
+from experiments.custom import CUSTOM
 from experiments.exact import EXACT
 from experiments.ppo_details import PPO_DETAILS
 from experiments.sentiment import SENTIMENT
 from experiments.sentiment_finickiness import SENTIMENT_FINICKINESS
 from experiments.sentiment_temperatures import SENTIMENT_TEMPERATURES
 from experiments.sentiment_tuning import SENTIMENT_TUNING
-from experiments.study import Experiment
+from experiments.study import Experiment, Study
+from experiments.study_options import OWN
 from pipelines.shared.errors import unknown
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -16,6 +20,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         SENTIMENT_TUNING,
         SENTIMENT_FINICKINESS,
         SENTIMENT_TEMPERATURES,
+        CUSTOM,
         EXACT,
         PPO_DETAILS,
     )
@@ -27,3 +32,16 @@ def find(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, EXPERIMENTS)
     return EXPERIMENTS[name]
+
+
+def chosen(options: argparse.Namespace) -> Study:
+    """The study that experiment, --scale, --arms, --seeds, --set and what is the user's own choose.
+
+    Raises:
+        UserError: one of them is unknown or does not fit.
+    """
+    arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
+    own = {name: getattr(options, f"own_{name}") for name in OWN}
+    own = {name: value for name, value in own.items() if value is not None}
+    experiment = find(options.experiment).given(own)
+    return experiment.resolve(options.scale, arms, options.seeds, options.assignments)

@@ -47,10 +47,10 @@ from pipelines.shared.specs import (
     CorpusSpec,
     EvaluationSpec,
     ModelSpec,
-    Protocol,
     RewardModelSpec,
     SamplingSpec,
     SFTSpec,
+    SimulatedProtocol,
     Spec,
 )
 
@@ -76,7 +76,7 @@ def of_all(specs: Iterable[type[Spec]], **values: Any) -> dict[str, Spec]:
 
 
 # Everything at once in about a minute: too small to conclude anything from, large enough to test.
-SMOKE = Protocol(
+SMOKE = SimulatedProtocol(
     corpus=CorpusSpec(vocab_size=400, max_reviews=1500, share_sft=0.6, share_preference=0.2),
     model=ModelSpec(layers=1, width=32, heads=2, context=24),
     sft=SFTSpec(epochs=2, batch_size=32),
@@ -115,7 +115,7 @@ SMOKE = Protocol(
 # DPO and DPO's epochs are the best of nine trials a method on validation prompts. The other arms
 # see as much data (as many passes over the same pairs as DPO, or as many completions as PPO) and
 # have the best of three learning rates, where not DPO's own; see sentiment_tuning.py.
-MINI = Protocol(
+MINI = SimulatedProtocol(
     corpus=CorpusSpec(vocab_size=2048, prompt_tokens=4),
     model=ModelSpec(layers=2, width=128, heads=4, context=32),
     sft=SFTSpec(epochs=6, batch_size=64, learning_rate=2e-3),
@@ -152,7 +152,7 @@ ARMS = ("sft", "ppo", "dpo")  # by default; --arms all has every registered one
 BETAS = (0.05, 0.1, 0.3, 1.0)  # the objective's own coefficient: the same for every arm that has it
 
 
-def deviations(protocol: Protocol) -> list[dict[str, str]]:
+def deviations(protocol: SimulatedProtocol) -> list[dict[str, str]]:
     """What the paper says (or leaves open) and what is done here."""
     model, sampling, evaluation = protocol.model, protocol.sampling, protocol.evaluation
     ppo, dpo = protocol.arm("ppo"), protocol.arm("dpo")

@@ -21,7 +21,7 @@ from typing import Any
 
 from experiments.comparison import Comparison
 from experiments.sentiment import ARMS, MINI, SENTIMENT, SMOKE
-from pipelines.shared.specs import EvaluationSpec, Protocol
+from pipelines.shared.specs import EvaluationSpec, SimulatedProtocol
 
 TRIALS = 16
 RATE_WIDTH = 100.0  # highest learning rate over the lowest
@@ -43,7 +43,7 @@ def sequence(count: int) -> list[tuple[float, float, float]]:
     ]
 
 
-def trials(protocol: Protocol) -> list[dict[str, Any]]:
+def trials(protocol: SimulatedProtocol) -> list[dict[str, Any]]:
     """The search: each trial's settings of both methods, at one place of their spaces."""
     ppo, dpo = protocol.arm("ppo"), protocol.arm("dpo")
 
@@ -67,7 +67,7 @@ def trials(protocol: Protocol) -> list[dict[str, Any]]:
     ]
 
 
-def last_only(protocol: Protocol, evaluation: EvaluationSpec) -> Protocol:
+def last_only(protocol: SimulatedProtocol, evaluation: EvaluationSpec) -> SimulatedProtocol:
     """`protocol` with one policy saved a run, judged as `evaluation` says."""
     once = {
         name: dataclasses.replace(protocol.arm(name), snapshots=1)  # type: ignore[type-var]

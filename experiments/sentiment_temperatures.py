@@ -19,12 +19,12 @@ After Rafailov et al. 2023, figures 2 (right) and 3 (left).
 
 from experiments.comparison import Comparison
 from experiments.sentiment import ARMS, MINI, SENTIMENT, SMOKE
-from pipelines.shared.specs import Protocol
+from pipelines.shared.specs import SimulatedProtocol
 
 TEMPERATURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def deviations(protocol: Protocol) -> list[dict[str, str]]:
+def deviations(protocol: SimulatedProtocol) -> list[dict[str, str]]:
     """What the paper says of its sweeps and what is done here; then what `sentiment` has too."""
     rows = [
         (

@@ -20,9 +20,9 @@ import dataclasses
 
 from experiments.comparison import Comparison
 from experiments.sentiment import ARMS, MINI, SENTIMENT
-from pipelines.shared.specs import EvaluationSpec, Protocol
+from pipelines.shared.specs import EvaluationSpec, SimulatedProtocol
 
-VALIDATION: Protocol = dataclasses.replace(
+VALIDATION: SimulatedProtocol = dataclasses.replace(
     MINI,
     evaluation=EvaluationSpec(split="validation", prompts=256, samples=4, reference_samples=64),
 )

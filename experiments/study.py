@@ -76,6 +76,22 @@ class Experiment:
         if seeds < 1:
             raise UserError(f"--seeds {seeds}: must be at least 1")
 
+    def given(self, own: Mapping[str, str]) -> "Experiment":
+        """This experiment on what the user brings.
+
+        Args:
+            own: values of the options of `OWN` that were given, by name.
+
+        Raises:
+            UserError: it takes nothing, needs something else, or what is brought is refused.
+        """
+        if own:
+            raise UserError(
+                f"experiment {self.name} has a model and data of its own: "
+                f"{', '.join(f'--{name}' for name in own)} is for `custom`"
+            )
+        return self
+
     def resolve(
         self,
         scale: str,
@@ -124,6 +140,11 @@ class Study:
             "question": self.experiment.question,
             "steps": [step.fingerprint for step in self.steps()],
         }
+
+    @property
+    def brought(self) -> Mapping[str, Path]:
+        """Where the user's own files lie, by their digest."""
+        return {}
 
     def kept(self) -> list[tuple[Step, str]]:
         """The tables that the analysis is made from: (step, file in its folder)."""

@@ -17,6 +17,30 @@ BETWEEN_HELP = (
 )
 
 
+OWN = {  # options of experiments on what the user brings, and what they take
+    "model": ("DIR|HUB_ID", "your causal language model, in Transformers' format (safetensors)"),
+    "pairs": ("FILE", "your preference pairs; see check-data"),
+    "test": ("FILE", "pairs to judge on, whose prompts are not trained on; default: a split"),
+    "prompts": ("FILE", "more prompts, without pairs, to sample on"),
+    "gold": (
+        "FILE.py:FUNCTION|DIR|HUB_ID",
+        "what to judge by: a function of prompts and completions, or a classifier; default: a "
+        "reward model of held-out pairs",
+    ),
+}
+
+
+def add_own(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Options of a study on the user's own model and pairs.
+
+    Args:
+        prefix: of their names, for commands that have a --pairs or --model of another meaning.
+    """
+    group = parser.add_argument_group("your own model and pairs (experiment custom)")
+    for name, (takes, says) in OWN.items():
+        group.add_argument(f"--{prefix}{name}", dest=f"own_{name}", metavar=takes, help=says)
+
+
 def add_claims(
     commands: Any, common: argparse.ArgumentParser, chosen: argparse.ArgumentParser
 ) -> None:

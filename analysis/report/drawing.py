@@ -12,6 +12,7 @@ from analysis.figures import (
     dominance_plot,
     families_plot,
     frontier_plot,
+    held_out_plot,
     objective_plot,
     overoptimisation_plot,
     pair_logs_plot,
@@ -72,6 +73,8 @@ def _all(study: Study, made: Made) -> Iterator[tuple[str, Figure | None]]:
             "temperatures",
             temperature_plot.temperatures(tables["temperatures"], label, catalogue),
         )
+    if "held_out_accuracy" in tables:
+        yield "held_out", held_out_plot.held_out(tables["held_out_accuracy"])
     yield "training", training_plot.training(made.measured, label, catalogue)
     yield "estimators", plots.estimators(tables["kl_agreement"])
     varied = tables.get("diversity")

@@ -12,6 +12,7 @@ from analysis.formats import (
     arm_name,
     fixed,
     number,
+    ordered_by,
     percent,
     policy_name,
     setting,
@@ -201,5 +202,15 @@ def fit_grid(table: pd.DataFrame) -> dict[str, Any]:
         ("R²", field("r2", number), True),
         ("held-out error [95%]", held, True),
         ("note", field("note", lambda text: "" if pd.isna(text) else text), False),
+    ]
+    return grid(table, columns)
+
+
+def held_out_grid(table: pd.DataFrame) -> dict[str, Any]:
+    """HELD_OUT_ACCURACY, policies first."""
+    columns: list[Column] = [
+        ("ordered by", ordered_by, False),
+        ("as people did [95%]", interval("accuracy", form=share_of), True),
+        *((name, field(name, "{:,}".format), True) for name in ("pairs", "prompts", "seeds")),
     ]
     return grid(table, columns)

@@ -53,7 +53,7 @@ def caveats(study: Study) -> list[str]:
     dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
     if dirty:
         found.append(f"Made from uncommitted code: {', '.join(dirty)}.")
-    return [*found, *_mixed_code(study), *_earlier_accounting(study)]
+    return [*judge_caveats(study), *found, *_mixed_code(study), *_earlier_accounting(study)]
 
 
 def gaps(tables: Mapping[str, pd.DataFrame], frontiers: Frontiers) -> list[str]:
@@ -190,7 +190,10 @@ def seconds_note(study: Study) -> str:
 
 
 def gold_quality(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The gold classifier's accuracy on held-out reviews, from its metrics log; "" without one."""
+    """How good the gold reward is on held-out human labels or pairs, from its metrics log; ""
+    where nothing is known."""
+    if judged := [row for row in rows if "held_out_pairs" in row]:
+        return _judge_quality(judged[-1])
     found = [row for row in rows if row.get("held_out_accuracy") is not None]
     if not found:
         return ""
@@ -203,6 +206,50 @@ def gold_quality(rows: Sequence[Mapping[str, Any]]) -> str:
     if last.get("held_out_majority") is not None:
         text += f"; always guessing the larger class is right on {last['held_out_majority']:.1%}"
     return text + "."
+
+
+def _judge_quality(row: Mapping[str, Any]) -> str:
+    """How far the judge of somebody's own study agrees with people."""
+    if not row["held_out_pairs"]:
+        return f"The judge is {row['judge']}; no pairs of people are held out to test it on."
+    return (
+        f"The judge, {row['judge']}, orders {row['held_out_agreement']:.1%} of "
+        f"{row['held_out_pairs']:,} held-out pairs as people did (chance: 50%)."
+    )
+
+
+def judge_caveats(study: Study) -> list[str]:
+    """What a study without a gold reward cannot claim; none where the gold reward is known."""
+    gold = study.records[study.manifest["gold"]]
+    if gold["identity"]["recipe"].get("judge") is None:
+        return []
+    return [
+        "No gold reward was given. Every policy is judged by a reward model of pairs that nothing "
+        f"else was trained on. {gold_quality(study.metrics[study.manifest['gold']])}",
+        "So this report cannot claim that people would prefer one policy's texts: that takes "
+        "people or language models as judges (`rlhf-vs-dpo label`, `judge`). It cannot "
+        "claim how far a policy is from the best one: the optimum is the judge's own. And it "
+        "understates over-optimisation: what judge and reward model get wrong alike looks like "
+        "reward.",
+    ]
+
+
+def left_out_rows(study: Study) -> str:
+    """What became of the rows of somebody's pairs; "" where the pairs are simulated."""
+    rows = [
+        row
+        for step in study.manifest["steps"]
+        if study.records[step]["stage"] == "corpus"
+        for row in study.metrics[step]
+        if "rows" in row
+    ]
+    if not rows:
+        return ""
+    found = rows[-1]
+    left = [f"{value:,} {key[5:]}" for key, value in found.items() if key.startswith("rows/")]
+    pairs = [f"{value:,} {key[6:]}" for key, value in found.items() if key.startswith("pairs/")]
+    problems = f" Found: {some(left, 9)} (rows are left out, contradictions kept)." if left else ""
+    return f"{found['rows']:,} rows.{problems} Pairs by split of their prompts: {some(pairs, 9)}."
 
 
 def footing_note(study: Study) -> str:

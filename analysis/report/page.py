@@ -49,6 +49,7 @@ def _evidence(made: Made) -> dict[str, Any]:
         "networks": (detail_views.networks_grid, "networks"),
         "expected": (detail_views.expected_grid, "expected_best"),
         "heats": (detail_views.temperature_grid, "temperatures"),
+        "held_out": (evidence_views.held_out_grid, "held_out_accuracy"),
         "changes": (detail_views.change_grid, "pair_changes"),
         "accuracy": (detail_views.accuracy_grid, "pair_accuracy"),
         "calibration": (detail_views.calibration_grid, "calibration"),
@@ -105,6 +106,7 @@ def _notes(
         "shared_error_note": notes.shared_error_note(study),
         "training_answer": findings.trained(tables["training"]),
         "gold": notes.gold_quality(study.metrics[study.manifest["gold"]]),
+        "left_out_rows": notes.left_out_rows(study),
         "reward_models": _reward_model_logs(study),
     }
 

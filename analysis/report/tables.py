@@ -26,6 +26,7 @@ from analysis.frontiers.dominance import Frontiers, dominance, frontier_summary,
 from analysis.frontiers.frontier import frontier_table, points
 from analysis.frontiers.objective import agreement, compare, gain_per_prompt, gains, objective
 from analysis.judging import annotators, temperatures
+from analysis.judging.held_out import held_out_accuracy
 from analysis.judging.judged import reward_verdicts
 from analysis.judging.ranking import ranking
 from analysis.judging.representatives import representatives
@@ -72,6 +73,7 @@ PRINTED: dict[str, str | None] = {
     "diversity": "arm setting variant quantity mean ci_low ci_high change",
     "expected_best": None,
     "trials": None,
+    "held_out_accuracy": "judge arm setting variant accuracy ci_low ci_high pairs prompts",
     "temperatures": "arm setting variant temperature opponent judge win_rate ci_low ci_high kl",
     "claims": "claim source said measured ci_low ci_high verdict",
     "sample_completions": "prompt arm setting variant completion reward_gold",
@@ -130,6 +132,8 @@ def make_tables(study: Study) -> Made:
     if study.temperatures is not None:
         heats = temperatures.win_rates(study)
         tables["temperatures"] = temperatures.temperatures(heats)
+    if study.held_out is not None and len(study.held_out):
+        tables["held_out_accuracy"] = held_out_accuracy(study.held_out)
     declared = searched if study.manifest.get("trials") else None
     tables["claims"] = claims(Evidence(study, tables, found, policies, declared, heats, SEED))
     return Made(tables, measured, policies, overoptimisation_points.table(fitted), found)

@@ -23,6 +23,7 @@ from analysis.studies.footing import (
     check_recipes,
     check_samples,
 )
+from analysis.studies.held_out import read_held_out
 from analysis.studies.records import (
     dependencies,
     parquet,
@@ -60,6 +61,8 @@ class Study:
         samples: the SAMPLES table, or None where tables/samples.parquet is not there.
         temperatures: the sweeps of sampling temperatures (see `temperature_footing.read_sweeps`),
             or None where the study has none.
+        held_out: what policies and rewards think of people's pairs (see `held_out.read_held_out`),
+            or None where there are no such pairs.
         judgements: JUDGEMENTS of every judge in judgements/*.parquet; no rows where there is none.
     """
 
@@ -72,6 +75,7 @@ class Study:
     metrics: Mapping[str, Sequence[Mapping[str, Any]]]
     samples: pd.DataFrame | None
     temperatures: pd.DataFrame | None = None
+    held_out: pd.DataFrame | None = None
     judgements: pd.DataFrame = field(default_factory=no_judgements)
 
     @property
@@ -136,6 +140,7 @@ def load(folder: Path) -> Study:
         metrics={step: read_metrics(folder, step) for step in records},
         samples=parquet(samples, "samples", again) if samples.is_file() else None,
         temperatures=read_sweeps(folder, manifest, records, reference, again),
+        held_out=read_held_out(folder, manifest, records, again),
         judgements=_judgements(folder),
     )
 

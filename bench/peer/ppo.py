@@ -15,7 +15,7 @@ from peer.timed import Stages, begin
 from pipelines.rlhf.ppo_stage import ppo_arguments
 from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.corpus import prompts_of
-from pipelines.shared.specs import Protocol
+from pipelines.shared.specs import SimulatedProtocol
 from pipelines.shared.training import snapshot_steps
 
 STAGE = "ppo"
@@ -36,7 +36,7 @@ SAME_NAMES = (  # in the arguments of the project's PPOConfig and of TRL's
 )
 
 
-def trl_arguments(spec: PPOSpec, protocol: Protocol, seed: int) -> dict[str, Any]:
+def trl_arguments(spec: PPOSpec, protocol: SimulatedProtocol, seed: int) -> dict[str, Any]:
     """`spec` as arguments of TRL's PPOConfig; what TRL has no setting for is left out.
 
     One rollout phase is one batch, and a minibatch is one micro-batch: nothing is done in smaller
@@ -63,7 +63,7 @@ def trl_environment() -> tuple[Path, str]:
 def run_all(
     stages: Stages,
     runs: Mapping[str, PPOSpec],
-    protocol: Protocol,
+    protocol: SimulatedProtocol,
     given: Mapping[str, Path],
     threads: int,
     seed: int,
@@ -88,14 +88,14 @@ def run_all(
 def _run(
     stages: Stages,
     runs: Mapping[str, PPOSpec],
-    protocol: Protocol,
+    protocol: SimulatedProtocol,
     given: Mapping[str, Path],
     threads: int,
     seed: int,
 ) -> float:
     """Seconds of the process beside those of its runs: start and imports."""
     python, version = trl_environment()
-    reviews = pd.read_parquet(given["corpus"] / "reviews.parquet")
+    reviews = pd.read_parquet(given["corpus"] / "texts.parquet")
     chosen = prompts_of(reviews, "preference", protocol.sampling.prompts)["prompt_ids"]
     largest = max(spec.rollouts for spec in runs.values())
     job = {

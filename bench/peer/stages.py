@@ -27,10 +27,10 @@ from pipelines.dpo.dpo import dpo_arguments
 from pipelines.dpo.specs import DPOSpec
 from pipelines.rlhf.reward_model import exact_ids, reward_arguments
 from pipelines.shared.corpus import prompts_of
-from pipelines.shared.gold import GoldReward
+from pipelines.shared.gold import load_gold
 from pipelines.shared.models import new_policy, new_reward_model
 from pipelines.shared.preferences import all_pairs, simulated_labels, swapped
-from pipelines.shared.specs import Protocol
+from pipelines.shared.specs import SimulatedProtocol
 from pipelines.shared.training import POLICIES, saved_policies, snapshot_steps
 
 BATCH = 256  # sequences sampled or measured at once
@@ -81,13 +81,13 @@ def train(trainer: Any) -> None:
 # The stages that all runs share
 
 
-def sft(folder: Path, protocol: Protocol, corpus: Path) -> None:
+def sft(folder: Path, protocol: SimulatedProtocol, corpus: Path) -> None:
     """Writes checkpoint/ and validation.json (loss, nats per token)."""
     spec, length = protocol.sft, protocol.model.context
     set_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
     tokenizer.model_max_length = length
-    reviews = pd.read_parquet(corpus / "reviews.parquet")
+    reviews = pd.read_parquet(corpus / "texts.parquet")
     reviews["row"] = [[*ids, tokenizer.eos_token_id][:length] for ids in reviews["ids"]]
 
     def split(name: str) -> Dataset:
@@ -123,7 +123,12 @@ def sft(folder: Path, protocol: Protocol, corpus: Path) -> None:
 
 @torch.no_grad()
 def generate(
-    model: Any, tokenizer: Any, prompts: pd.DataFrame, samples: int, protocol: Protocol, heat: float
+    model: Any,
+    tokenizer: Any,
+    prompts: pd.DataFrame,
+    samples: int,
+    protocol: SimulatedProtocol,
+    heat: float,
 ) -> pd.DataFrame:
     """`samples` completions of each prompt by Transformers' own sampling.
 
@@ -166,21 +171,23 @@ def until_end(ids: list[int], eos_id: int) -> list[int]:
     return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
 
 
-def sample_pairs(folder: Path, protocol: Protocol, corpus: Path, gold: Path, start: Path) -> None:
+def sample_pairs(
+    folder: Path, protocol: SimulatedProtocol, corpus: Path, gold: Path, start: Path
+) -> None:
     """Writes completions.parquet: what the SFT model makes of the preference prompts, with the
     gold reward."""
     set_seed(SEED)
     spec, tokenizer = protocol.sampling, AutoTokenizer.from_pretrained(start)
-    reviews = pd.read_parquet(corpus / "reviews.parquet")
+    reviews = pd.read_parquet(corpus / "texts.parquet")
     prompts = prompts_of(reviews, "preference", spec.prompts)
     table = generate(
         load_policy(start), tokenizer, prompts, spec.completions, protocol, spec.temperature
     )
-    table["reward"] = GoldReward(gold)(table["prompt"] + table["completion"])
+    table["reward"] = load_gold(gold)(table)
     table.to_parquet(folder / "completions.parquet")
 
 
-def label(folder: Path, protocol: Protocol, completions: Path) -> None:
+def label(folder: Path, protocol: SimulatedProtocol, completions: Path) -> None:
     """Writes pairs.parquet, labelled as the project does."""
     spec = protocol.labels
     pairs = all_pairs(pd.read_parquet(completions / "completions.parquet"))
@@ -190,7 +197,7 @@ def label(folder: Path, protocol: Protocol, completions: Path) -> None:
 
 
 def reward_model(
-    folder: Path, protocol: Protocol, start: Path, completions: Path, pairs: Path
+    folder: Path, protocol: SimulatedProtocol, start: Path, completions: Path, pairs: Path
 ) -> None:
     """Writes checkpoint/ and mean.json: the mean score of the SFT model's completions, which is
     taken off every score (its scale is left alone, whatever reward_model.normalise says)."""
@@ -290,7 +297,7 @@ def divergences(
 
 def evaluate(
     folder: Path,
-    protocol: Protocol,
+    protocol: SimulatedProtocol,
     policies: Sequence[tuple[int, Path]],
     given: Mapping[str, Path],
 ) -> None:
@@ -301,9 +308,9 @@ def evaluate(
     """
     set_seed(SEED)
     spec, tokenizer = protocol.evaluation, AutoTokenizer.from_pretrained(given["start"])
-    reviews = pd.read_parquet(given["corpus"] / "reviews.parquet")
+    reviews = pd.read_parquet(given["corpus"] / "texts.parquet")
     prompts = prompts_of(reviews, spec.split, spec.prompts)
-    reference, gold = load_policy(given["start"]), GoldReward(given["gold"])
+    reference, gold = load_policy(given["start"]), load_gold(given["gold"])
     judge: Any = AutoModelForSequenceClassification.from_pretrained(
         given["reward_model"] / "checkpoint", dtype=torch.float32
     ).eval()
@@ -318,26 +325,27 @@ def evaluate(
             columns["reward_proxy"] = score(judge, ids, mask) - mean
             parts.append(pd.DataFrame({name: value.numpy() for name, value in columns.items()}))
         measured = pd.concat(parts, ignore_index=True)
-        text = table["prompt"] + table["completion"]
-        tables.append(table.join(measured).assign(step=step, reward_gold=gold(text)))
+        tables.append(table.join(measured).assign(step=step, reward_gold=gold(table)))
     pd.concat(tables, ignore_index=True).to_parquet(folder / "scores.parquet")
 
 
-def evaluate_run(folder: Path, protocol: Protocol, run: Path, given: Mapping[str, Path]) -> None:
+def evaluate_run(
+    folder: Path, protocol: SimulatedProtocol, run: Path, given: Mapping[str, Path]
+) -> None:
     """`evaluate` of the policies that a run saved."""
     evaluate(folder, protocol, saved_policies(run), given)
 
 
 def sample_reference(
-    folder: Path, protocol: Protocol, corpus: Path, gold: Path, start: Path
+    folder: Path, protocol: SimulatedProtocol, corpus: Path, gold: Path, start: Path
 ) -> None:
     """Writes scores.parquet: many samples of the SFT model on the held-out prompts, with the gold
     reward."""
     set_seed(SEED)
     spec, tokenizer = protocol.evaluation, AutoTokenizer.from_pretrained(start)
-    reviews = pd.read_parquet(corpus / "reviews.parquet")
+    reviews = pd.read_parquet(corpus / "texts.parquet")
     prompts = prompts_of(reviews, spec.split, spec.prompts)
     samples, heat = spec.reference_samples, spec.temperature
     table = generate(load_policy(start), tokenizer, prompts, samples, protocol, heat)
-    table["reward_gold"] = GoldReward(gold)(table["prompt"] + table["completion"])
+    table["reward_gold"] = load_gold(gold)(table)
     table.to_parquet(folder / "scores.parquet")

@@ -158,10 +158,10 @@ class Arm:
                 and there are none, or its own function fails.
         """
         assert self.policy is not None
-        if MARGINS in self.needs and not ingredients.protocol.labels.margins:
+        if MARGINS in self.needs and not ingredients.protocol.margins:
             raise UserError(
-                f"arm {self.name} needs pairs with margins, but labels.margins = false leaves only "
-                "the labels: drop that setting or the arm"
+                f"arm {self.name} needs pairs with margins, but these have only labels (as with "
+                "labels.margins = false): drop that setting or the arm"
             )
         try:
             step = self.policy(ingredients)

@@ -8,11 +8,14 @@ typed twice is one prompt.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
-from pipelines.data.pairs import SIDES, Pair, Text, plain
+from pipelines.data.pairs import SIDES, Pair, Text, plain, read_pairs
+from pipelines.data.rows import unit_of
+from pipelines.shared.errors import UserError
 
-CountTokens = Callable[[Text, Text], int]  # of a prompt with a completion
+Lengths = Callable[[Text, Text], tuple[int, int]]  # tokens of a prompt and of its completion
 REFUSED, LEFT_OUT, KEPT = "refused", "left out", "kept"
 
 RULES = {  # kind of problem: (what is done, and why)
@@ -72,15 +75,17 @@ class Checked:
 def check(
     rows: Iterable[Pair | tuple[int, str]],
     *,
-    count_tokens: CountTokens | None = None,
+    lengths: Lengths | None = None,
     longest: int | None = None,
+    room: int = 0,
     test_prompts: frozenset[str] = frozenset(),
 ) -> Checked:
     """Go through the rows of `pairs.read_pairs`.
 
     Args:
-        count_tokens: None where no tokenizer is at hand.
+        lengths: None where no tokenizer is at hand.
         longest: tokens that prompt and completion may have together.
+        room: tokens that are written after each prompt, and have to fit as well.
         test_prompts: keys (`prompt_key`) of prompts that must not be trained on.
     """
     result = Checked()
@@ -90,7 +95,9 @@ def check(
         if not isinstance(row, Pair):
             result.problems.append(Problem(row[0], "malformed", row[1]))
             continue
-        found = next(_problems(row, seen, count_tokens, longest, test_prompts), None)
+        found = next(_problems(row, seen, test_prompts), None)
+        if (found is None or found.done == KEPT) and lengths is not None and longest is not None:
+            found = _too_long(row, lengths, longest, room) or found
         if found is not None:
             result.problems.append(found)
         if found is None or found.done == KEPT:
@@ -102,8 +109,6 @@ def check(
 def _problems(
     pair: Pair,
     seen: dict[tuple[Text, Text, Text], int],
-    count_tokens: CountTokens | None,
-    longest: int | None,
     test_prompts: frozenset[str],
 ) -> Iterator[Problem]:
     """What is wrong with a pair, what is worst first."""
@@ -120,18 +125,41 @@ def _problems(
     before = seen.get((pair.prompt, pair.chosen, pair.rejected))
     if before is not None:
         yield Problem(number, "duplicate", f"of {before}")
-    if count_tokens is not None and longest is not None:
-        tokens = max(count_tokens(pair.prompt, getattr(pair, side)) for side in SIDES)
-        if tokens > longest:
-            yield Problem(number, "too long", f"{tokens} tokens, {longest} fit")
     other = seen.get((pair.prompt, pair.rejected, pair.chosen))
     if other is not None:
         yield Problem(number, "contradiction", f"of {other}")
 
 
+def _too_long(pair: Pair, lengths: Lengths, longest: int, room: int) -> Problem | None:
+    """Whether a pair, or what is written after its prompt, does not fit."""
+    counts = [lengths(pair.prompt, getattr(pair, side)) for side in SIDES]
+    tokens = max(map(sum, counts))
+    if tokens > longest:
+        return Problem(pair.number, "too long", f"{tokens} tokens, {longest} fit")
+    prompt = counts[0][0]
+    if prompt + room > longest:
+        detail = f"a prompt of {prompt} tokens, {longest - room} leave room for {room} more"
+        return Problem(pair.number, "too long", detail)
+    return None
+
+
 def prompt_key(prompt: Text) -> str:
     """The same for prompts that differ in case and white space alone."""
     return " ".join(plain(prompt).casefold().split())
+
+
+def prompts_of_file(path: Path) -> frozenset[str]:
+    """The keys of a file's prompts.
+
+    Raises:
+        UserError: a row is no pair: its prompt could be trained on unseen.
+    """
+    keys = set()
+    for row in read_pairs(path):
+        if not isinstance(row, Pair):
+            raise UserError(f"{path}, {unit_of(path)} {row[0]}: {row[1]}")
+        keys.add(prompt_key(row.prompt))
+    return frozenset(keys)
 
 
 @dataclass(frozen=True)

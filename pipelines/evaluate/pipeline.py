@@ -57,6 +57,30 @@ def temperature_sweep(evaluation: Step, temperatures: TemperaturesSpec) -> Step:
     )
 
 
+def held_out(evaluation: Step) -> tuple[Step, Step]:
+    """What an evaluation's policy, and what its reward model and gold reward, think of the pairs
+    that people compared and that nothing is trained on."""
+    recipe = {"evaluation": evaluation.recipe["evaluation"]}
+
+    def step(stage: str, label: str, function: str, seed: int, *reads: str) -> Step:
+        return Step(
+            stage=stage,
+            label=label,
+            function=f"pipelines.evaluate.held_out:{function}",
+            version=1,
+            recipe=recipe,
+            seed=seed,
+            threads=evaluation.threads,
+            upstream={name: evaluation.upstream[name] for name in ("corpus", "sft", *reads)},
+        )
+
+    judge = evaluation.upstream["reward_model"].label
+    return (
+        step("held-out-logprobs", evaluation.label, "log_probs", evaluation.seed, "policy"),
+        step("held-out-rewards", judge, "rewards", 0, "reward_model", "gold"),
+    )
+
+
 def reference_samples(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -> Step:
     """Many samples of the SFT model: the optimum and best-of-n are estimated from them."""
     return Step(

@@ -7,9 +7,9 @@ from transformers import PreTrainedModel
 
 from pipelines.evaluate.kl import divergence
 from pipelines.evaluate.schema import REFERENCE_SCORES, SAMPLES, SCORES, conform
-from pipelines.shared.corpus import prompts_of
+from pipelines.shared.corpus import TEXTS, prompts_of
 from pipelines.shared.generation import generate, packed_batches
-from pipelines.shared.gold import GoldReward
+from pipelines.shared.gold import load_gold
 from pipelines.shared.judges import Judge, learnt_judge
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.logprobs import target_logits
@@ -26,7 +26,7 @@ REFERENCE_TEXT = ["prompt_id", "sample", "prompt_ids", "completion_ids"]
 def evaluation_prompts(context: Context) -> pd.DataFrame:
     """The held-out prompts that every arm is judged on."""
     spec: EvaluationSpec = context.spec("evaluation")
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
+    reviews = pd.read_parquet(context.inputs["corpus"] / TEXTS)
     return prompts_of(reviews, spec.split, spec.prompts)
 
 
@@ -39,7 +39,7 @@ class Evaluator:
         checkpoint = context.inputs["sft"] / "checkpoint"
         self.tokenizer = load_tokenizer(checkpoint)
         self.reference = load_policy(checkpoint, self.device)
-        self.gold = GoldReward(context.inputs["gold"])
+        self.gold = load_gold(context.inputs["gold"], self.device)
 
     def complete(
         self, policy: PreTrainedModel, samples: int, stream: int, temperature: float
@@ -59,7 +59,7 @@ class Evaluator:
         return table.assign(
             length=table["completion_ids"].map(len),
             temperature=temperature,
-            reward_gold=self.gold(table["prompt"] + table["completion"]),
+            reward_gold=self.gold(table),
         )
 
     @torch.no_grad()

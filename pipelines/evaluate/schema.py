@@ -27,6 +27,24 @@ SCORES = {
 # a prompt, whose kl_* are null and whose entropy is 0.
 TEMPERATURE_SCORES = {name: kind for name, kind in SCORES.items() if name != "step"}
 
+# Written by a held-out-logprobs step, one row per pair that people compared.
+HELD_OUT_LOGPROBS = {
+    "prompt_id": "string",
+    "line": "int64",  # of the pair in its file
+    "logp_chosen": "float64",  # nats: of the whole completion, at temperature 1
+    "logp_rejected": "float64",
+}
+
+# Written by a held-out-rewards step, for the same pairs: of the chosen completion less that of the
+# rejected one; above 0, the reward agrees with people.
+HELD_OUT_REWARDS = {
+    "prompt_id": "string",
+    "line": "int64",
+    "reward_proxy": "float64",
+    "reward_gold": "float64",
+    "length": "int64",  # tokens
+}
+
 # Written by the reference-samples step, one row per sample of the SFT model.
 REFERENCE_SCORES = {
     "prompt_id": "string",
@@ -465,6 +483,20 @@ PAIR_CHANGES = {
 }
 
 # Does a judge order a policy's own samples as the gold reward does? One row per policy and judge.
+# Of pairs that people compared and nothing was trained on.
+HELD_OUT_ACCURACY = {
+    "judge": "string",  # policy, reward-model, gold, or length (the longer completion)
+    "arm": "string",  # null where the judge is no policy
+    "setting": "float64",
+    "variant": "string",
+    "accuracy": "float64",  # share ordered as people did; equal counts 1/2
+    "ci_low": "float64",
+    "ci_high": "float64",
+    "pairs": "int64",
+    "prompts": "int64",
+    "seeds": "int64",
+}
+
 PAIR_ACCURACY = {
     "arm": "string",
     "setting": "float64",
@@ -617,6 +649,8 @@ AGREEMENT = {
 TABLES = {
     "scores": SCORES,
     "temperature_scores": TEMPERATURE_SCORES,
+    "held_out_logprobs": HELD_OUT_LOGPROBS,
+    "held_out_rewards": HELD_OUT_REWARDS,
     "reference_scores": REFERENCE_SCORES,
     "proxy_scores": PROXY_SCORES,
     "enumerated": ENUMERATED,
@@ -639,6 +673,7 @@ TABLES = {
     "pair_logs": PAIR_LOGS,
     "pair_changes": PAIR_CHANGES,
     "pair_accuracy": PAIR_ACCURACY,
+    "held_out_accuracy": HELD_OUT_ACCURACY,
     "reliability": RELIABILITY,
     "calibration": CALIBRATION,
     "drift": DRIFT,

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from pipelines.shared.specs import Protocol
+from pipelines.shared.specs import Protocol, SimulatedProtocol
 from pipelines.shared.steps import Step
 
 
-def sft(protocol: Protocol, corpus: Step) -> Step:
+def sft(protocol: SimulatedProtocol, corpus: Step) -> Step:
     """Stage 1: the start and the reference of every arm."""
     return Step(
         stage="sft",

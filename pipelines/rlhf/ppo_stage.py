@@ -9,7 +9,8 @@ from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.corpus import training_prompts
-from pipelines.shared.gold import GoldReward
+from pipelines.shared.gold import load_gold
+from pipelines.shared.judges import as_table
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
 from pipelines.shared.specs import SamplingSpec
 from pipelines.shared.steps import Context
@@ -31,7 +32,7 @@ def run(context: Context, spec: PPOSpec) -> None:
     trainer = PPOTrainer(
         model=policy,
         ref_model=load_policy(sft, device),
-        **rewarded_by(context),
+        **rewarded_by(context, tokenizer),
         args=PPOConfig(
             **trainer_arguments(context),
             **ppo_arguments(spec),
@@ -48,16 +49,17 @@ def run(context: Context, spec: PPOSpec) -> None:
     writer.finish()
 
 
-def rewarded_by(context: Context) -> dict[str, Any]:
+def rewarded_by(context: Context, tokenizer: Any) -> dict[str, Any]:
     """The argument of PPOTrainer that says what is rewarded."""
     if "reward_model" in context.inputs:
         folder = context.inputs["reward_model"] / "checkpoint"
         return {"reward_model": load_reward_model(folder, context.runtime.device)}
-    gold = GoldReward(context.inputs["gold"])
+    gold = load_gold(context.inputs["gold"], context.runtime.device)
 
-    def gold_reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
-        return gold(texts).tolist()
+    def gold_reward(
+        prompt_ids: list[list[int]], completion_ids: list[list[int]], **columns: Any
+    ) -> list[float]:
+        return gold(as_table(prompt_ids, completion_ids, tokenizer)).tolist()
 
     return {"reward_funcs": gold_reward}
 

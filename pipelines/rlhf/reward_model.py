@@ -75,6 +75,19 @@ def train(context: Context) -> None:
         with context.ledger.phase("normalise"):
             scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
             model.score.weight.data /= scores.std()
+    fit(context, spec, model, tokenizer, pairs)
+    with context.ledger.phase("normalise"):
+        scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
+    normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
+    model.save_pretrained(context.path / "checkpoint")
+    tokenizer.save_pretrained(context.path / "checkpoint")
+    context.log({name: getattr(model.config, name, None) for name in ("reward_mean", "reward_std")})
+
+
+def fit(
+    context: Context, spec: RewardModelSpec, model: Any, tokenizer: Any, pairs: pd.DataFrame
+) -> None:
+    """Train a reward model on pairs by `spec`."""
     trainer = AccountedRewardTrainer(
         model=model,
         args=RewardConfig(
@@ -89,12 +102,6 @@ def train(context: Context) -> None:
     trainer.account(context.ledger, "reward model")
     with context.ledger.phase("train"):
         trainer.train()
-    with context.ledger.phase("normalise"):
-        scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
-    normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
-    model.save_pretrained(context.path / "checkpoint")
-    tokenizer.save_pretrained(context.path / "checkpoint")
-    context.log({name: getattr(model.config, name, None) for name in ("reward_mean", "reward_std")})
 
 
 def reward_arguments(spec: RewardModelSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from pipelines.shared.corpus import TEXTS
 from pipelines.shared.logprobs import target_logprobs
 from pipelines.shared.models import load_tokenizer, new_policy
 from pipelines.shared.specs import SFTSpec
@@ -58,9 +59,8 @@ def train(context: Context) -> None:
 
     A review is its tokens and EOS, cut at the model's context: a review that is cut has no EOS.
     """
-    spec: SFTSpec = context.spec("sft")
     tokenizer = load_tokenizer(context.inputs["corpus"] / "tokenizer")
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
+    reviews = pd.read_parquet(context.inputs["corpus"] / TEXTS)
     length = context.spec("model").context
     rows = [[*ids, tokenizer.eos_token_id][:length] for ids in reviews["ids"]]
 
@@ -70,13 +70,24 @@ def train(context: Context) -> None:
 
     tokenizer.model_max_length = length
     model = new_policy(context.spec("model"), tokenizer)
+    fit(context, context.spec("sft"), model, tokenizer, split("sft"), split("validation"))
+
+
+def fit(
+    context: Context, spec: SFTSpec, model: Any, tokenizer: Any, rows: Dataset, validation: Dataset
+) -> None:
+    """Train a model by `spec` and write it as a run's only policy.
+
+    Args:
+        rows, validation: input_ids and labels (-100: no target); validation may have no rows.
+    """
     trainer = AccountedSFTTrainer(
         model=model,
         args=SFTConfig(
             **trainer_arguments(context),
             num_train_epochs=spec.epochs,
             per_device_train_batch_size=spec.batch_size,
-            per_device_eval_batch_size=256,
+            per_device_eval_batch_size=4 * spec.batch_size,
             learning_rate=spec.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=spec.warmup,
@@ -85,16 +96,17 @@ def train(context: Context) -> None:
             max_length=None,
             logging_steps=50,
         ),
-        train_dataset=split("sft"),
-        eval_dataset=split("validation"),
+        train_dataset=rows,
+        eval_dataset=validation if len(validation) else None,
         processing_class=tokenizer,
         callbacks=[StepCallback(context)],
     )
     trainer.account(context.ledger)
     with context.ledger.phase("train"):
         trainer.train()
-    with context.ledger.phase("validation"):
-        trainer.evaluate()
+    if len(validation):
+        with context.ledger.phase("validation"):
+            trainer.evaluate()
     writer = PolicyWriter(context, model, tokenizer)
     writer(0)  # step 0 of every arm
     writer.finish()

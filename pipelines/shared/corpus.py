@@ -14,6 +14,7 @@ from pipelines.shared.steps import Context
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"
+TEXTS = "texts.parquet"  # of the corpus step: prompts with their splits, and what they are from
 SPLITS = ("sft", "preference", "validation", "evaluation")
 
 
@@ -74,13 +75,13 @@ def prompt_hash(prompt_ids: Sequence[int]) -> str:
 def training_prompts(context: Context) -> list[list[int]]:
     """Token ids of the prompts that an arm samples on: those that the pairs are made from."""
     sampling: SamplingSpec = context.spec("sampling")
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
+    reviews = pd.read_parquet(context.inputs["corpus"] / TEXTS)
     prompts = prompts_of(reviews, "preference", sampling.prompts)
     return prompts["prompt_ids"].map(list).tolist()
 
 
 def prompts_of(reviews: pd.DataFrame, split: str, count: int) -> pd.DataFrame:
-    """The first `count` distinct prompts of a split, in the order of their hash.
+    """The first `count` distinct prompts of a split (0: all), in the order of their hash.
 
     Returns:
         columns prompt_id, prompt, prompt_ids.
@@ -96,13 +97,15 @@ def prompts_of(reviews: pd.DataFrame, split: str, count: int) -> pd.DataFrame:
     if len(chosen) < count:
         raise UserError(
             f"the {split} split has {len(chosen)} distinct prompts, {count} were asked for: "
-            "ask for fewer, or raise its share (corpus.share_*) or corpus.max_reviews"
+            "ask for fewer (--set sampling.prompts or evaluation.prompts), or raise its share"
         )
-    return chosen.head(count)[["prompt_id", "prompt", "prompt_ids"]].reset_index(drop=True)
+    return chosen.head(count or len(chosen))[["prompt_id", "prompt", "prompt_ids"]].reset_index(
+        drop=True
+    )
 
 
 def prepare(context: Context) -> None:
-    """Step: write tokenizer/ and reviews.parquet (text, fresh, ids, prompt, prompt_ids, prompt_id,
+    """Step: write tokenizer/ and texts.parquet (text, fresh, ids, prompt, prompt_ids, prompt_id,
     split).
 
     The tokenizer is fitted on the text of all reviews, labels unseen: a prompt is defined by its
@@ -123,7 +126,7 @@ def prepare(context: Context) -> None:
     reviews["prompt"] = [tokenizer.decode(ids) for ids in reviews["prompt_ids"]]
     reviews["prompt_id"] = reviews["prompt_ids"].map(lambda ids: prompt_hash(ids)[:16])
     reviews["split"] = [split_of(ids, spec) for ids in reviews["prompt_ids"]]
-    reviews.to_parquet(context.path / "reviews.parquet")
+    reviews.to_parquet(context.path / TEXTS)
     counts = reviews["split"].value_counts()
     context.log(
         {

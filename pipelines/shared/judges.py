@@ -6,10 +6,11 @@ A judge is a function of a padded batch that returns a score for each of its seq
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipelines.shared.gold import GoldReward
+from pipelines.shared.gold import load_gold
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import Sequences
 from pipelines.shared.models import load_reward_model, load_tokenizer, rewards
@@ -31,18 +32,29 @@ def learnt_judge(model: PreTrainedModel, ledger: Ledger) -> Judge:
     return judge
 
 
-def gold_judge(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Judge:
-    """The gold reward of the whole text, prompt and completion."""
-    gold = GoldReward(folder)
+def gold_judge(folder: Path, tokenizer: PreTrainedTokenizerBase, device: str = "cpu") -> Judge:
+    """The gold reward of prompts with completions."""
+    gold = load_gold(folder, device)
 
     def judge(sequences: Sequences) -> torch.Tensor:
-        prompts, completions = (
-            tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in sequences.unpacked()
-        )
-        texts = [prompt + text for prompt, text in zip(prompts, completions, strict=True)]
-        return torch.from_numpy(gold(texts)).to(sequences.input_ids.device, torch.float32)
+        rewards = gold(as_table(*sequences.unpacked(), tokenizer))
+        return torch.from_numpy(rewards).to(sequences.input_ids.device, torch.float32)
 
     return judge
+
+
+def as_table(
+    prompt_ids: list[list[int]],
+    completion_ids: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> pd.DataFrame:
+    """Completions as a table (prompt, completion, prompt_ids, completion_ids), in text and ids."""
+    prompts, completions = (
+        tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for ids in (prompt_ids, completion_ids)
+    )
+    texts = {"prompt": prompts, "completion": completions}
+    return pd.DataFrame({**texts, "prompt_ids": prompt_ids, "completion_ids": completion_ids})
 
 
 def judge_of(context: Context) -> Judge:
@@ -51,4 +63,4 @@ def judge_of(context: Context) -> Judge:
         folder = context.inputs["reward_model"] / "checkpoint"
         return learnt_judge(load_reward_model(folder, context.runtime.device), context.ledger)
     tokenizer = load_tokenizer(context.inputs["sft"] / "checkpoint")
-    return gold_judge(context.inputs["gold"], tokenizer)
+    return gold_judge(context.inputs["gold"], tokenizer, context.runtime.device)

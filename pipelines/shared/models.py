@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -55,6 +56,11 @@ def load_policy(folder: Path, device: str = "cpu") -> PreTrainedModel:
     """A causal LM in fp32, in evaluation mode."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return with_fused_activations(model).to(device).eval()
+
+
+def load_config(folder: Path) -> Any:
+    """The configuration of a model's text part."""
+    return AutoConfig.from_pretrained(folder).get_text_config()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -1,23 +1,23 @@
 """The stages that every arm shares, as steps. Inert: nothing here imports torch or works."""
 
 from pipelines.shared.assets import ROTTEN_TOMATOES
-from pipelines.shared.specs import Protocol
+from pipelines.shared.specs import SimulatedProtocol
 from pipelines.shared.steps import Step
 
 
-def corpus(protocol: Protocol) -> Step:
+def corpus(protocol: SimulatedProtocol) -> Step:
     """Reviews, tokenizer and splits."""
     return Step(
         stage="corpus",
         label="rotten-tomatoes",
         function="pipelines.shared.corpus:prepare",
-        version=1,
+        version=2,  # texts.parquet was reviews.parquet
         recipe={"corpus": protocol.corpus},
         assets={ROTTEN_TOMATOES.name: ROTTEN_TOMATOES.sha256},
     )
 
 
-def gold(protocol: Protocol, corpus: Step) -> Step:
+def gold(protocol: SimulatedProtocol, corpus: Step) -> Step:
     """The gold reward, from the human labels."""
     return Step(
         stage="gold",
@@ -29,7 +29,7 @@ def gold(protocol: Protocol, corpus: Step) -> Step:
     )
 
 
-def completions(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -> Step:
+def completions(protocol: SimulatedProtocol, corpus: Step, gold: Step, sft: Step) -> Step:
     """The SFT model's completions that the pairs are made of."""
     return Step(
         stage="completions",
@@ -42,7 +42,7 @@ def completions(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -> Step
     )
 
 
-def pairs(protocol: Protocol, completions: Step, seed: int) -> Step:
+def pairs(protocol: SimulatedProtocol, completions: Step, seed: int) -> Step:
     """Labelled preference pairs; the seed draws the labels."""
     return Step(
         stage="pairs",

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from pipelines.shared.corpus import prompts_of
+from pipelines.shared.corpus import TEXTS, prompts_of
 from pipelines.shared.specs import LabelsSpec, SamplingSpec
 from pipelines.shared.steps import Context
 
@@ -40,11 +40,11 @@ def complete(context: Context) -> None:
     finished, reward (gold, log-odds).
     """
     from pipelines.shared.generation import generate
-    from pipelines.shared.gold import GoldReward
+    from pipelines.shared.gold import load_gold
     from pipelines.shared.models import load_policy, load_tokenizer
 
     spec: SamplingSpec = context.spec("sampling")
-    reviews = pd.read_parquet(context.inputs["corpus"] / "reviews.parquet")
+    reviews = pd.read_parquet(context.inputs["corpus"] / TEXTS)
     checkpoint = context.inputs["sft"] / "checkpoint"
     table = generate(
         load_policy(checkpoint, context.runtime.device),
@@ -57,7 +57,7 @@ def complete(context: Context) -> None:
         stream=NOISE_STREAM,
         context=context,
     )
-    table["reward"] = GoldReward(context.inputs["gold"])(table["prompt"] + table["completion"])
+    table["reward"] = load_gold(context.inputs["gold"], context.runtime.device)(table)
     table.to_parquet(context.path / "completions.parquet")
     context.log(
         {

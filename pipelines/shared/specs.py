@@ -157,7 +157,7 @@ class SamplingSpec(Spec):
     """How completions are drawn, for the pairs, in RL and in evaluation alike."""
 
     section: ClassVar[str] = "sampling"
-    prompts: int = setting(1000, "prompts from the preference split", at_least=1)
+    prompts: int = setting(1000, "prompts from the preference split (0: all)", at_least=0)
     completions: int = setting(4, "completions a prompt; k give k(k-1)/2 pairs", at_least=2)
     max_new_tokens: int = setting(20, "tokens sampled at most, EOS included", at_least=1)
     temperature: float = setting(1.0, "of the pairs and of RL's rollouts", above=0)
@@ -199,12 +199,17 @@ class EvaluationSpec(Spec):
 
     section: ClassVar[str] = "evaluation"
     split: str = setting("evaluation", "prompts it uses", choices=("evaluation", "validation"))
-    prompts: int = setting(256, "held-out prompts", at_least=2)
+    prompts: int = setting(256, "held-out prompts (0: all)", at_least=0)
     samples: int = setting(4, "completions a prompt and policy", at_least=1)
     reference_samples: int = setting(
         256, "completions a prompt of the SFT model, for the optimum", at_least=2
     )
     temperature: float = setting(1.0, "of policy and reference alike", above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompts == 1:
+            raise UserError("evaluation.prompts = 1: an interval over prompts needs at least 2")
 
 
 @dataclass(frozen=True)
@@ -246,12 +251,8 @@ class Protocol:
         arms: the arms' own settings, by section; what is not here is as the arm declares it.
     """
 
-    corpus: CorpusSpec = CorpusSpec()
-    model: ModelSpec = ModelSpec()
-    gold: GoldSpec = GoldSpec()
     sft: SFTSpec = SFTSpec()
     sampling: SamplingSpec = SamplingSpec()
-    labels: LabelsSpec = LabelsSpec()
     reward_model: RewardModelSpec = RewardModelSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     compute: ComputeSpec = ComputeSpec()
@@ -260,6 +261,25 @@ class Protocol:
     def arm(self, section: str) -> Any:
         """The settings of an arm by its section."""
         return self.arms[section]
+
+    @property
+    def margins(self) -> bool:
+        """Whether the pairs hold what each completion is worth to the labeller."""
+        return False
+
+
+@dataclass(frozen=True)
+class SimulatedProtocol(Protocol):
+    """A model made from scratch, and preferences simulated on its completions."""
+
+    corpus: CorpusSpec = CorpusSpec()
+    model: ModelSpec = ModelSpec()
+    gold: GoldSpec = GoldSpec()
+    labels: LabelsSpec = LabelsSpec()
+
+    @property
+    def margins(self) -> bool:
+        return self.labels.margins
 
     def __post_init__(self) -> None:
         longest = self.corpus.prompt_tokens + self.sampling.max_new_tokens
@@ -279,10 +299,15 @@ def sections(protocol: Any) -> dict[str, Spec]:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a step runs. Never hashed: it must not change a result."""
+    """Where and how a step runs. Never hashed: it must not change a result.
+
+    Attributes:
+        brought: where the user's own files and folders lie, by the digest that steps know them by.
+    """
 
     results: Path
     cache: Path
     device: str = "cpu"
     wandb: bool = False
     experiment: str = ""
+    brought: Mapping[str, Path] = dataclasses.field(default_factory=dict)

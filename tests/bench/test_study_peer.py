@@ -12,7 +12,7 @@ from pipelines.rlhf import PPOConfig
 from pipelines.shared.generation import packed_batches
 from pipelines.shared.logprobs import target_logits
 from pipelines.shared.models import new_reward_model, rewards
-from pipelines.shared.specs import Protocol, SamplingSpec
+from pipelines.shared.specs import SamplingSpec, SimulatedProtocol
 
 PROMPTS = pd.DataFrame(
     {"prompt_id": ["a", "b"], "prompt": ["x", "y"], "prompt_ids": [[5, 6, 7], [8, 9, 10]]}
@@ -22,7 +22,7 @@ PROMPTS = pd.DataFrame(
 @pytest.fixture
 def completions(policy, tokenizer):
     torch.manual_seed(0)
-    protocol = Protocol(sampling=SamplingSpec(max_new_tokens=8))
+    protocol = SimulatedProtocol(sampling=SamplingSpec(max_new_tokens=8))
     return peer.generate(policy, tokenizer, PROMPTS, 20, protocol, 1.0)
 
 

@@ -25,9 +25,9 @@ from pipelines.shared.models import new_reward_model
 from pipelines.shared.sampling import keyed_uniforms, sample
 from pipelines.shared.specs import (
     EvaluationSpec,
-    Protocol,
     Runtime,
     SamplingSpec,
+    SimulatedProtocol,
     TemperaturesSpec,
 )
 from pipelines.shared.steps import Context, Step
@@ -60,7 +60,7 @@ def inputs(policy, tokenizer, tmp_path) -> dict[str, Path]:
         for k, text in enumerate(PROMPTS)
     ]
     reviews = pd.DataFrame(rows).assign(split="evaluation")
-    reviews.to_parquet(folders["corpus"] / "reviews.parquet")
+    reviews.to_parquet(folders["corpus"] / "texts.parquet")
     judge = make_pipeline(TfidfVectorizer(analyzer="char"), LogisticRegression())
     judge.fit(["a fine, funny film", "dull", "so moving", "it goes nowhere"], [1, 0, 1, 0])
     joblib.dump(judge, folders["gold"] / "classifier.joblib")
@@ -193,13 +193,13 @@ def test_whole_numbers_are_temperatures():
     assert all(type(value) is float for value in TemperaturesSpec((0, 1)).values)
 
 
-def steps(protocol: Protocol) -> Step:
+def steps(protocol: SimulatedProtocol) -> Step:
     step = Step("any", "s0", "a:b", 1, {})
     return evaluation(protocol, step, step, step, step, step, 4)
 
 
 def test_the_step_is_the_evaluations_but_for_the_temperatures():
-    judged = steps(Protocol())
+    judged = steps(SimulatedProtocol())
     swept = temperature_sweep(judged, TemperaturesSpec(VALUES))
     assert swept.identity["recipe"].pop("temperatures") == {"values": list(VALUES)}
     for field in ("recipe", "seed", "threads", "upstream", "assets"):
@@ -210,6 +210,6 @@ def test_the_step_is_the_evaluations_but_for_the_temperatures():
 
 
 def test_a_single_sample_a_prompt_is_refused():
-    protocol = dataclasses.replace(Protocol(), evaluation=EvaluationSpec(samples=1))
+    protocol = dataclasses.replace(SimulatedProtocol(), evaluation=EvaluationSpec(samples=1))
     with pytest.raises(UserError, match=r"evaluation\.samples = 1.*at least 2"):
         temperature_sweep(steps(protocol), TemperaturesSpec())

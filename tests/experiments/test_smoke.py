@@ -135,7 +135,7 @@ def test_the_report_is_one_file_that_loads_nothing(study):
 
 
 def test_no_prompt_is_in_two_splits_and_evaluation_uses_only_its_own(results, study):
-    (corpus,) = (results / "runs" / "corpus").glob("*/reviews.parquet")
+    (corpus,) = (results / "runs" / "corpus").glob("*/texts.parquet")
     reviews = pd.read_parquet(corpus)
     assert reviews.groupby("prompt_id")["split"].nunique().max() == 1
     assert reviews.groupby("prompt_id")["prompt"].nunique().max() == 1

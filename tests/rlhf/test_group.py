@@ -457,7 +457,7 @@ def test_a_step_leaves_a_policy_and_nothing_else(policy, tokenizer, tmp_path, me
     tokenizer.save_pretrained(sft / "checkpoint")
     new_reward_model(sft / "checkpoint").save_pretrained(judge / "checkpoint")
     reviews = {"prompt_id": list("abc"), "prompt": list("xyz"), "prompt_ids": PROMPTS}
-    pd.DataFrame({**reviews, "split": "preference"}).to_parquet(corpus / "reviews.parquet")
+    pd.DataFrame({**reviews, "split": "preference"}).to_parquet(corpus / "texts.parquet")
     spec = KINDS[method][2](updates=2, rollouts=8, snapshots=2)
     sampling = SamplingSpec(prompts=3, max_new_tokens=LENGTH)
     rows = []

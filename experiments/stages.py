@@ -1,0 +1,67 @@
+"""Where the stages that all arms of a comparison share come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pipelines.data import pipeline as own
+from pipelines.data.brought import Brought
+from pipelines.rlhf.pipeline import sft
+from pipelines.shared import pipeline as simulated
+from pipelines.shared.steps import Step
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is the same for all seeds and all settings of the arms, as inert steps.
+
+    Attributes:
+        completions: that the pairs are made of.
+    """
+
+    corpus: Step
+    gold: Step
+    sft: Step
+    completions: Step
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A model made from scratch on real text; a simulated labeller compares its completions.
+
+    Attributes:
+        human: whether people compared the completions, and some of their pairs are held out.
+        brought: what is the user's own, by the name that steps know it by.
+    """
+
+    human: ClassVar[bool] = False
+    brought: Mapping[str, Brought] = field(default_factory=dict)
+
+    def shared(self, protocol: Any) -> Shared:
+        """See `Shared`."""
+        corpus = simulated.corpus(protocol)
+        gold, start = simulated.gold(protocol, corpus), sft(protocol, corpus)
+        completions = simulated.completions(protocol, corpus, gold, start)
+        return Shared(corpus, gold, start, completions)
+
+    def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
+        """The training pairs; the seed draws their labels."""
+        return simulated.pairs(protocol, shared.completions, seed)
+
+
+@dataclass(frozen=True)
+class Own(Simulated):
+    """Somebody's model and pairs."""
+
+    human: ClassVar[bool] = True
+
+    def shared(self, protocol: Any) -> Shared:
+        digests = {name: thing.sha256 for name, thing in self.brought.items()}
+        start = own.start(protocol, digests)
+        corpus = own.corpus(protocol, start, digests)
+        gold = own.gold(protocol, start, corpus, digests)
+        return Shared(corpus, gold, own.sft(protocol, start, corpus), own.completions(corpus))
+
+    def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
+        """The training pairs, the same for every seed."""
+        return own.pairs(shared.corpus, shared.completions)

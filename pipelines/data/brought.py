@@ -1,0 +1,129 @@
+"""What somebody brings to a comparison: found, and known from then on by its contents' sha256.
+
+Where it lies is no part of a run's identity: the same model under another path is the same model.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.data.model_folders import check_folder
+from pipelines.shared.errors import UserError
+from pipelines.shared.steps import Context
+
+IGNORED = (".md", ".bin", ".h5", ".msgpack", ".onnx", ".pth", ".pt", ".gguf")  # no part of a model
+
+
+@dataclass(frozen=True)
+class Brought:
+    """One thing of somebody's own.
+
+    Attributes:
+        path: of the file or folder; with the function's name after a colon for a Python function.
+        name: as it was given, for people.
+        sha256: of its contents.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+
+
+def model(given: str) -> Brought:
+    """A model's folder, or a hub id whose files are in the hub's cache or can be fetched.
+
+    Raises:
+        UserError: there is none, or it is refused (see `model_folders.check_folder`).
+    """
+    folder = Path(given) if Path(given).is_dir() else _from_hub(given)
+    check_folder(folder)
+    return Brought(folder.resolve(), folder.name, digest_of(folder))
+
+
+def file(given: Path) -> Brought:
+    """A file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not given.is_file():
+        raise UserError(f"{given}: there is no such file")
+    return Brought(given.resolve(), given.name, digest_of(given))
+
+
+def reward(given: str) -> Brought:
+    """A gold reward: FILE.py:FUNCTION, or a classifier as `model` takes it.
+
+    Raises:
+        UserError: there is none.
+    """
+    path, colon, name = given.rpartition(":")
+    if not (colon and path.endswith(".py")):
+        return model(given)
+    if not name.isidentifier():
+        raise UserError(f"--gold {given}: {name!r} is no name of a function")
+    found = file(Path(path))
+    place = found.path.with_name(f"{found.path.name}:{name}")
+    return Brought(place, given, digest_of(place))
+
+
+def digest_of(path: Path) -> str:
+    """sha256 (hex): of a file's bytes; of a model folder's files and their names; of a function's
+    file and name."""
+    if path.is_dir():
+        files = [each for each in sorted(path.iterdir()) if each.is_file()]
+        parts = {
+            each.name: _sha256(each)
+            for each in files
+            if not each.name.startswith(".") and each.suffix not in IGNORED
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    source, name = function_of(path)
+    if name:
+        return hashlib.sha256(f"{_sha256(source)}:{name}".encode()).hexdigest()
+    return _sha256(path)
+
+
+def function_of(path: Path) -> tuple[Path, str]:
+    """The file and the function's name of FILE.py:FUNCTION; "" for any other path."""
+    source, _, name = path.name.partition(".py:")
+    return (path.with_name(f"{source}.py"), name) if name else (path, "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _from_hub(given: str) -> Path:
+    """The folder of a hub model in the hub's cache, fetched if it is not there."""
+    from huggingface_hub import snapshot_download
+
+    unwanted = [f"*{suffix}" for suffix in IGNORED]
+    try:
+        return Path(snapshot_download(given, ignore_patterns=unwanted))
+    except Exception as error:  # of many kinds: no network, no such model, not allowed
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{given}: is neither a model's folder nor at hand from the hub ({reason}): name a "
+            f"folder in Transformers' format, or fetch it with `hf download {given}` where the hub "
+            "can be reached"
+        ) from None
+
+
+def of(context: Context, name: str) -> Path:
+    """Where something that a step knows by its digest lies on this machine.
+
+    Raises:
+        UserError: it has been changed or moved since the command began.
+    """
+    wanted = context.step.assets[name]
+    path = context.runtime.brought.get(wanted)
+    if path is None:
+        raise UserError(
+            f"{name}: sha256 {wanted[:12]}... was not brought: name it on the command line"
+        )
+    if not function_of(path)[0].exists() or digest_of(path) != wanted:
+        raise UserError(f"{name}: {path} was changed since the command began: run it again")
+    return path

@@ -1,0 +1,121 @@
+"""The stages that every arm shares where model and pairs are somebody's own. Inert steps.
+
+What people bring is known by the sha256 of its contents, never by where it lies.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from pipelines.data.specs import OwnProtocol
+from pipelines.shared.errors import UserError
+from pipelines.shared.steps import Step
+
+# What can be brought, by the name that steps know it by.
+MODEL, PAIRS, TEST, PROMPTS, GOLD = (
+    "own model",
+    "own pairs",
+    "test pairs",
+    "own prompts",
+    "own gold",
+)
+
+
+def start(protocol: OwnProtocol, brought: Mapping[str, str]) -> Step:
+    """The model as it was brought, with a padding token where it has none."""
+    return Step(
+        stage="start",
+        label="own-model",
+        function="pipelines.data.start:adopt",
+        version=1,
+        recipe={},
+        assets={MODEL: brought[MODEL]},
+    )
+
+
+def corpus(protocol: OwnProtocol, start: Step, brought: Mapping[str, str]) -> Step:
+    """The pairs in tokens, checked and split by prompt.
+
+    With a gold reward there is no judge to train, and with test pairs no prompts to hold out.
+    """
+    data, none = protocol.data, {}
+    if GOLD in brought:
+        none["share_judge"] = 0.0
+    if TEST in brought:
+        none["share_evaluation"] = 0.0
+    return Step(
+        stage="corpus",
+        label="own-pairs",
+        function="pipelines.data.corpus:prepare",
+        version=1,
+        recipe={"data": dataclasses.replace(data, **none), "sampling": protocol.sampling},
+        upstream={"start": start},
+        assets={name: brought[name] for name in (PAIRS, TEST, PROMPTS) if name in brought},
+    )
+
+
+def gold(protocol: OwnProtocol, start: Step, corpus: Step, brought: Mapping[str, str]) -> Step:
+    """The gold reward that was brought, or else a reward model of pairs held out from training.
+
+    Raises:
+        UserError: none was brought, and no pairs are held out.
+    """
+    if GOLD in brought:
+        return Step(
+            stage="gold",
+            label="own-gold",
+            function="pipelines.data.gold:adopt",
+            version=1,
+            recipe={},
+            upstream={"corpus": corpus},
+            assets={GOLD: brought[GOLD]},
+        )
+    if not protocol.data.share_judge:
+        raise UserError(
+            "data.share_judge = 0 leaves no pairs for a judge: give a share, or a reward by --gold"
+        )
+    return Step(
+        stage="gold",
+        label="held-out-reward-model",
+        function="pipelines.data.gold:learn",
+        version=1,
+        recipe={"judge": protocol.judge},
+        threads=protocol.compute.shared_threads,
+        upstream={"start": start, "corpus": corpus},
+    )
+
+
+def sft(protocol: OwnProtocol, start: Step, corpus: Step) -> Step:
+    """Stage 1 of both pipelines: the model fine-tuned on the chosen completions of the pairs."""
+    return Step(
+        stage="sft",
+        label="fine-tuned",
+        function="pipelines.data.fine_tune:train",
+        version=1,
+        recipe={"sft": protocol.sft},
+        threads=protocol.compute.shared_threads,
+        upstream={"start": start, "corpus": corpus},
+    )
+
+
+def completions(corpus: Step) -> Step:
+    """The completions that the training pairs are made of, each once."""
+    return Step(
+        stage="completions",
+        label="own-pairs",
+        function="pipelines.data.corpus:completions",
+        version=1,
+        recipe={},
+        upstream={"corpus": corpus},
+    )
+
+
+def pairs(corpus: Step, completions: Step) -> Step:
+    """The training pairs, the same for every seed: nobody draws their labels."""
+    return Step(
+        stage="pairs",
+        label="own-pairs",
+        function="pipelines.data.corpus:pairs",
+        version=1,
+        recipe={},
+        upstream={"corpus": corpus, "completions": completions},
+    )

@@ -1,0 +1,47 @@
+"""The model that somebody brings, made into what every stage takes: a plain folder with a PAD."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipelines.data.brought import of
+from pipelines.data.encoding import with_padding
+from pipelines.data.pipeline import MODEL
+from pipelines.shared.errors import UserError
+from pipelines.shared.models import load_tokenizer
+from pipelines.shared.steps import Context
+
+DROPOUT = ("dropout", "pdrop")  # in the names of a configuration's fields
+
+
+def adopt(context: Context) -> None:
+    """Step: write checkpoint/, in fp32 and with dropout off, as all arms are trained.
+
+    Raises:
+        UserError: Transformers cannot load it as a causal language model.
+    """
+    folder = of(context, MODEL)
+    try:
+        tokenizer = with_padding(load_tokenizer(folder))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{folder}: is no causal language model that loads ({reason})") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{folder}: its tokenizer has no eos_token: name the token that ends a text"
+        )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))  # the new rows: the mean of the others
+    config = model.config.get_text_config()
+    for name, value in vars(config).items():
+        if isinstance(value, float) and any(part in name for part in DROPOUT):
+            setattr(config, name, 0.0)
+    config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(context.path / "checkpoint")
+    tokenizer.save_pretrained(context.path / "checkpoint")
+    context.log({"parameters": model.num_parameters(), "vocabulary": len(tokenizer)})
