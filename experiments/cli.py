@@ -26,6 +26,7 @@ from pipelines.arms import ARMS
 from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import StepFailed, UserError, unknown
 from pipelines.shared.executors import run_local
+from pipelines.shared.ray_executor import run_ray
 from pipelines.shared.schedule import critical_path
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step, is_storage_failure, load_record, partial_folders
@@ -90,6 +91,15 @@ def parser() -> Parser:
     )
     run.add_argument(
         "--cache", type=Path, default=default_cache(), help="downloaded data; default: %(default)s"
+    )
+    run.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="where the steps run: here, or on a Ray cluster; default: %(default)s",
+    )
+    run.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of the cluster; default: this node's, or its own"
     )
     run.add_argument(
         "--wandb", action="store_true", help="mirror metrics, tables and figures to wandb"
@@ -247,7 +257,11 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
         f"[bold]{study.experiment.name}[/] at scale {study.scale}: {study.experiment.question}"
     )
     with Display(steps, Estimator(runtime.results), options.cores, console) as display:
-        run_local(steps, runtime, options.cores, display.tell, display.estimator.cost)
+        predict = display.estimator.cost
+        if options.executor == "ray":
+            run_ray(steps, runtime, options.ray_address, display.tell, predict)
+        else:
+            run_local(steps, runtime, options.cores, display.tell, predict)
     reused = display.reused
     console.print(
         f"every step was reused ({reused} of {reused})"
@@ -328,6 +342,8 @@ def status_command(options: argparse.Namespace, console: Console) -> int:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise `UserError` for what can be seen to be wrong before any work."""
+    if getattr(options, "ray_address", None) and options.executor != "ray":
+        raise UserError("--ray-address is for --executor ray")
     if getattr(options, "cores", 1) < 1:
         raise UserError(f"--cores {options.cores}: must be at least 1")
     if options.results.exists() and not options.results.is_dir():

@@ -31,6 +31,7 @@ from pipelines.dpo.specs import PairSpec
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.preferences import MARGIN_COLUMNS
+from pipelines.shared.reading import unwrapped
 from pipelines.shared.steps import Context
 from pipelines.shared.training import (
     PolicyWriter,
@@ -161,7 +162,8 @@ class PairTrainer(ExactIdsDPOTrainer):
         if MARGIN in data.column_names:
             self.data_collator = with_margins(self.data_collator)
         if spec.section == "kto":
-            self.data_collator = with_mismatched(self.data_collator)
+            positions = getattr(unwrapped(self.model).config, "max_position_embeddings", None)
+            self.data_collator = with_mismatched(self.data_collator, positions)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         tokens = self.token_logprobs(model, inputs)
@@ -236,20 +238,23 @@ def with_margins(collator: Callable[[list], dict]) -> Callable[[list], dict]:
     return collate
 
 
-def with_mismatched(collator: Callable[[list], dict]) -> Callable[[list], dict]:
+def with_mismatched(
+    collator: Callable[[list], dict], positions: int | None = None
+) -> Callable[[list], dict]:
     """A collator that also pairs each prompt with the completions, chosen and rejected, of another
-    row; their keys begin with `MISMATCHED`. They fit the model: all prompts are of one length."""
+    row; their keys begin with `MISMATCHED`.
+
+    Args:
+        positions: of the model; a completion that is too long behind another prompt is cut.
+    """
 
     def collate(rows: list) -> dict:
         others = rows_of_other_prompts([list(row["prompt_ids"]) for row in rows])
-        mixed = [
-            {
-                "prompt_ids": row["prompt_ids"],
-                "chosen_ids": rows[other]["chosen_ids"],
-                "rejected_ids": rows[other]["rejected_ids"],
-            }
-            for row, other in zip(rows, others, strict=False)
-        ]
+        mixed = []
+        for row, other in zip(rows, others, strict=False):
+            room = None if positions is None else positions - len(row["prompt_ids"])
+            sides = {name: rows[other][name][:room] for name in ("chosen_ids", "rejected_ids")}
+            mixed.append({"prompt_ids": row["prompt_ids"], **sides})
         more = collator(mixed) if mixed else {}
         return {**collator(rows), **{MISMATCHED + name: value for name, value in more.items()}}
 

@@ -89,15 +89,7 @@ def run_local(
     Raises:
         UserError: a step's input is bad. StepFailed: a step broke. Running steps are stopped.
     """
-    records: dict[str, dict[str, Any]] = {}
-    todo: dict[str, Step] = {}
-    for step in steps:
-        record = load_record(step, runtime.results)
-        if record is None:
-            todo[step.fingerprint] = step
-        else:
-            records[step.fingerprint] = record
-            tell(Event("reused", step, record=record))
+    records, todo = stored(steps, runtime.results, tell)
     if not todo:
         return records
     clean_interrupted(runtime.results)
@@ -138,6 +130,23 @@ def run_local(
         if running:
             clean_interrupted(runtime.results)
     return records
+
+
+def stored(
+    steps: Sequence[Step], results: Path, tell: Callable[[Event], None]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Step]]:
+    """The records of the steps that are done, which it tells of, and the steps that are not; both
+    by fingerprint."""
+    records: dict[str, dict[str, Any]] = {}
+    todo: dict[str, Step] = {}
+    for step in steps:
+        record = load_record(step, results)
+        if record is None:
+            todo[step.fingerprint] = step
+        else:
+            records[step.fingerprint] = record
+            tell(Event("reused", step, record=record))
+    return records, todo
 
 
 @contextlib.contextmanager

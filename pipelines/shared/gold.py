@@ -159,7 +159,9 @@ def _sequence_classifier(folder: Path, device: str) -> Gold:
 
     def of_texts(table: pd.DataFrame) -> Any:
         texts = (table["prompt"] + table["completion"]).tolist()
-        given = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        given = tokenizer(
+            texts, padding=True, padding_side="right", truncation=True, return_tensors="pt"
+        )
         logits = model(**given.to(model.device)).logits
         return logits[:, -1] - logits[:, 0] if labels == 2 else logits[:, 0]
 

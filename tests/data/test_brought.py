@@ -1,0 +1,80 @@
+"""What people bring is known by its contents, not by where it lies."""
+
+import shutil
+
+import pytest
+
+from pipelines.data import brought
+from pipelines.shared.errors import UserError
+from pipelines.shared.models import new_policy
+from pipelines.shared.specs import ModelSpec, Runtime
+
+
+@pytest.fixture
+def model(tokenizer, tmp_path):
+    folder = tmp_path / "model"
+    spec = ModelSpec(layers=1, width=16, heads=2, context=24)
+    new_policy(spec, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_same_model_elsewhere_is_the_same_and_another_is_not(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "elsewhere" / "renamed")
+    found, again = brought.model(str(model)), brought.model(str(copy))
+    assert found.sha256 == again.sha256 and again.name == "renamed"
+    (copy / "README.md").write_text("a model card is no part of the model")
+    assert brought.digest_of(copy) == found.sha256
+    (copy / "model.safetensors").write_bytes(b"x" + (copy / "model.safetensors").read_bytes()[1:])
+    assert brought.digest_of(copy) != found.sha256
+
+
+def test_a_function_is_its_file_and_its_name(tmp_path):
+    file = tmp_path / "reward.py"
+    file.write_text("def good(prompts, completions): return [0.0] * len(prompts)\n")
+    good, bad = (brought.reward(f"{file}:{name}") for name in ("good", "bad"))
+    assert good.sha256 != bad.sha256 and brought.function_of(good.path) == (file, "good")
+    file.write_text("def good(prompts, completions): return [1.0] * len(prompts)\n")
+    assert brought.reward(f"{file}:good").sha256 != good.sha256
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("{}/none.py:f", "there is no such file"),
+        ("{}/reward.py:2", "is no name of a function"),
+        ("{}/nothing", "neither a model's folder nor at hand from the hub"),
+    ],
+)
+def test_what_is_not_there_is_one_line(tmp_path, given, message):
+    (tmp_path / "reward.py").write_text("")
+    with pytest.raises(UserError, match=message) as error:
+        brought.reward(given.format(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+class Step:
+    def __init__(self, digest):
+        self.assets = {"own pairs": digest}
+
+
+class Context:
+    def __init__(self, digest, places, tmp_path):
+        self.step = Step(digest)
+        self.runtime = Runtime(results=tmp_path, cache=tmp_path, brought=places)
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_read(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("before")
+    found = brought.file(file)
+    context = Context(found.sha256, {found.sha256: found.path}, tmp_path)
+    assert brought.of(context, "own pairs") == found.path
+    file.write_text("after")
+    with pytest.raises(UserError, match="was changed since the command began"):
+        brought.of(context, "own pairs")
+    file.unlink()
+    with pytest.raises(UserError, match="was changed since"):
+        brought.of(context, "own pairs")
+    with pytest.raises(UserError, match="was not brought"):
+        brought.of(Context("0" * 64, {}, tmp_path), "own pairs")

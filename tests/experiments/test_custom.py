@@ -1,0 +1,147 @@
+"""`run custom`: somebody's own model and pairs, as a user types it."""
+
+import gzip
+import json
+import random
+
+import pandas as pd
+import pytest
+
+from experiments.cli import main
+from pipelines.shared.corpus import train_tokenizer
+from pipelines.shared.models import new_policy
+from pipelines.shared.specs import ModelSpec
+
+ASSISTANT = "\n\nAssistant:"
+
+
+@pytest.fixture(scope="module")
+def own(tokenizer, tmp_path_factory):
+    """A folder with model/, pairs.jsonl.gz as in hh-rlhf, and reward.py."""
+    folder = tmp_path_factory.mktemp("own")
+    spec = ModelSpec(layers=1, width=16, heads=2, context=96)
+    tokenizer.pad_token = tokenizer.eos_token  # as GPT-2 is often saved
+    new_policy(spec, tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    draw = random.Random(0)
+    words = ["fine", "funny", "moving", "dull", "film", "here"]
+    with gzip.open(folder / "pairs.jsonl.gz", "wt") as file:
+        for number in range(150):
+            prompt = f"\n\nHuman: film {number}?{ASSISTANT}"
+            rest = " ".join(draw.choices(words, k=3))
+            row = {"chosen": f"{prompt} fine {rest}", "rejected": f"{prompt} dull {rest}"}
+            file.write(json.dumps(row) + "\n")
+    (folder / "reward.py").write_text(
+        "def fine(prompts, completions):\n"
+        "    assert all('Human' in prompt for prompt in prompts)\n"
+        "    return [float(text.count('e')) for text in completions]\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a fine, funny and moving film", "a dull film"] * 4, vocab_size=280)
+
+
+def run(own, results, *more):
+    given = ["--model", str(own / "model"), "--pairs", str(own / "pairs.jsonl.gz")]
+    scale = ["--scale", "smoke", "--results", str(results)]
+    return main(["run", "custom", *scale, *given, *more])
+
+
+FEWER = ["--set", "ppo.kl_coef=0.1", "--set", "dpo.beta=0.1"]
+
+
+@pytest.mark.slow
+def test_both_methods_stand_side_by_side_without_a_gold_reward(own, tmp_path, capsys):
+    assert run(own, tmp_path, *FEWER) == 0
+    assert "report:" in capsys.readouterr().out
+    (study,) = (tmp_path / "experiments").glob("custom-pairs-*-smoke*")
+    manifest = json.loads((study / "manifest.json").read_text())
+    assert {arm["arm"] for arm in manifest["arms"]} == {"sft", "ppo", "dpo"}
+    assert set(manifest["brought"]) == {"own model", "own pairs"}
+    text = (study / "manifest.json").read_text() + (study / "report.html").read_text()
+    assert str(own) not in text, "no path of this machine in what may be published"
+    page = (study / "report.html").read_text()
+    assert "No gold reward was given" in page and "cannot claim that people would prefer" in page
+    assert "own choices</h2>" in page and "150 rows" in page
+    table = pd.read_csv(study / "tables" / "held_out_accuracy.csv")
+    assert table["judge"].value_counts().to_dict() == {
+        "policy": 2,
+        "reward-model": 1,
+        "gold": 1,
+        "length": 1,
+    }
+    frontier = pd.read_csv(study / "tables" / "frontier.csv")
+    assert (frontier[frontier["arm"] == "dpo"]["kl"] > 0).any()
+    _check_splits(tmp_path)
+    assert run(own, tmp_path, *FEWER) == 0
+    assert "every step was reused" in capsys.readouterr().out
+    given = ["--model", str(own / "model"), "--pairs", str(own / "pairs.jsonl.gz")]
+    scale = ["--scale", "smoke", "--results", str(tmp_path)]
+    assert main(["report", "custom", *scale, *given, *FEWER]) == 0
+
+
+def _check_splits(results):
+    """Nothing that is judged on was trained on, and the judge's pairs are its own."""
+    (corpus,) = (results / "runs" / "corpus").glob("*")
+    split = pd.read_parquet(corpus / "all_pairs.parquet").groupby("prompt_id")["split"].first()
+    (pairs,) = (results / "runs" / "pairs").glob("*/pairs.parquet")
+    assert set(split[pd.read_parquet(pairs)["prompt_id"]]) == {"preference"}
+    for scores in (results / "runs" / "evaluation").glob("*/scores.parquet"):
+        assert set(split[pd.read_parquet(scores)["prompt_id"]]) == {"evaluation"}
+    (gold,) = (results / "runs" / "gold").glob("*")
+    assert gold.name.startswith("held-out-reward-model")
+    assert {"judge", "preference", "evaluation"} <= set(split)
+
+
+@pytest.mark.slow
+def test_a_function_of_ones_own_is_the_gold_reward(own, tmp_path):
+    reward = f"{own / 'reward.py'}:fine"
+    more = ["--arms", "dpo,ppo-gt,kto", "--gold", reward, *FEWER, "--set", "kto.beta=0.1"]
+    assert run(own, tmp_path, *more) == 0
+    (study,) = (tmp_path / "experiments").glob("custom-pairs-*")
+    page = (study / "report.html").read_text()
+    assert "No gold reward was given" not in page and "reward.py" in page
+    (corpus,) = (tmp_path / "runs" / "corpus").glob("*/all_pairs.parquet")
+    assert "judge" not in set(pd.read_parquet(corpus)["split"]), "there is no judge to train"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "custom"], "custom needs --model and --pairs"),
+        (["run", "custom", "--model", "{own}/model"], "custom needs --pairs"),
+        (["run", "sentiment", "--pairs", "x"], "--pairs is for `custom`"),
+        (["plan", "custom", "--model", "{own}/none", "--pairs", "{own}/pairs.jsonl.gz"], "none"),
+        (["plan", "custom", "--model", "{own}/model", "--pairs", "{own}/none"], "no such file"),
+        (["judge", "custom", "--model", "x", "--own-model", "{own}/model"], "custom needs --pairs"),
+    ],
+)
+def test_what_is_missing_is_named_in_one_line(own, tmp_path, capsys, arguments, message):
+    given = [part.format(own=own) for part in arguments]
+    assert main([*given, "--results", str(tmp_path / "results")]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_plan_names_the_own_steps(own, tmp_path, capsys):
+    given = ["--model", str(own / "model"), "--pairs", str(own / "pairs.jsonl.gz")]
+    assert main(["plan", "custom", *given, "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for label in ("own-model", "own-pairs", "held-out-reward-model", "fine-tuned"):
+        assert label in out
+
+
+@pytest.mark.slow
+def test_a_bad_row_ends_the_run_and_leaves_nothing_half_written(own, tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(9)]
+    bad.write_text("\n".join(json.dumps(row) for row in [*rows, {"prompt": "x"}]))
+    given = ["--model", str(own / "model"), "--pairs", str(bad), "--scale", "smoke"]
+    assert main(["run", "custom", *given, "--results", str(tmp_path / "results")]) == 2
+    err = capsys.readouterr().err
+    assert "line 10: has no chosen and no rejected" in err and err.count("\n") == 1
+    assert not list((tmp_path / "results" / "runs").glob("corpus/*"))
