@@ -92,7 +92,7 @@ class Comparison(Experiment):
     temperatures: tuple[float, ...] = ()
     trials: Sequence[Mapping[str, Any]] = ()
     reward_label: str = "gold reward"
-    deviations: Callable[[Protocol], Sequence[Mapping[str, str]]] = lambda protocol: ()
+    deviations: Callable[[Any], Sequence[Mapping[str, str]]] = lambda protocol: ()
     tuning: str = ""
     tuned_scales: Sequence[str] = ()
 

@@ -46,8 +46,10 @@ def read_held_out(
     wanted = {"sft": sft, "gold": manifest["gold"]}
     tables = {name: _log_probs(folder, records[row["step"]], again) for name, row in named.items()}
     for name, row in named.items():
-        found = records[row["step"]]["identity"]["upstream"] | {"name": ""}
-        found |= records[row["rewards"]]["identity"]["upstream"]
+        found = {
+            **records[row["step"]]["identity"]["upstream"],
+            **records[row["rewards"]]["identity"]["upstream"],
+        }
         for key, value in {**wanted, "policy": policies[name]}.items():
             if found[key] != value:
                 raise UserError(

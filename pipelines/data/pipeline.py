@@ -37,17 +37,17 @@ def corpus(protocol: OwnProtocol, start: Step, brought: Mapping[str, str]) -> St
 
     With a gold reward there is no judge to train, and with test pairs no prompts to hold out.
     """
-    data, none = protocol.data, {}
+    data = protocol.data
     if GOLD in brought:
-        none["share_judge"] = 0.0
+        data = dataclasses.replace(data, share_judge=0.0)
     if TEST in brought:
-        none["share_evaluation"] = 0.0
+        data = dataclasses.replace(data, share_evaluation=0.0)
     return Step(
         stage="corpus",
         label="own-pairs",
         function="pipelines.data.corpus:prepare",
         version=1,
-        recipe={"data": dataclasses.replace(data, **none), "sampling": protocol.sampling},
+        recipe={"data": data, "sampling": protocol.sampling},
         upstream={"start": start},
         assets={name: brought[name] for name in (PAIRS, TEST, PROMPTS) if name in brought},
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from pipelines.data.corpus import pairs_of
 from pipelines.data.gold import sided
@@ -61,7 +62,7 @@ def judged(judge: Judge, pairs: pd.DataFrame, side: str, context: Context) -> np
     return scored(judge, sided(pairs, side), pad_id, device, context)
 
 
-def logprob_judge(model: torch.nn.Module, context: Context) -> Judge:
+def logprob_judge(model: PreTrainedModel, context: Context) -> Judge:
     """Log-probs (nats) of whole completions, at temperature 1, their cost booked."""
     cost = ModelCost.of(model)
 

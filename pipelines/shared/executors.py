@@ -243,9 +243,12 @@ def prepare_process(step: Step) -> None:
     """Allocator, threads and random state as the step states them, whatever ran before."""
     keep_freed_memory()
     import numpy as np
+    import threadpoolctl
     import torch
 
     torch.set_num_threads(step.threads)
+    # BLAS below NumPy and SciPy takes all cores otherwise: a fit would differ between machines.
+    threadpoolctl.threadpool_limits(step.threads)
     torch.manual_seed(step.seed)
     # For libraries that use the global generators; our own code takes one as an argument.
     np.random.seed(step.seed)

@@ -151,11 +151,11 @@ def _sequence_classifier(folder: Path, device: str) -> Gold:
         raise UserError(f"--gold: a classifier of {labels} labels: a reward needs one or two")
 
     def of_ids(table: pd.DataFrame) -> Any:
-        ids: Any = (
-            table["prompt_ids"].map(list).tolist(),
-            table["completion_ids"].map(list).tolist(),
+        prompts, completions = (
+            part.map(list).tolist() for part in (table["prompt_ids"], table["completion_ids"])
         )
-        return rewards(model, pack(*ids, tokenizer.pad_token_id, model.device))
+        sequences = pack(prompts, completions, tokenizer.pad_token_id, model.device)
+        return rewards(model, sequences)
 
     def of_texts(table: pd.DataFrame) -> Any:
         texts = (table["prompt"] + table["completion"]).tolist()

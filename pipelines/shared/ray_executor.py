@@ -10,6 +10,8 @@ Ray is an extra: pip install 'rlhf-vs-dpo[ray]'.
 """
 
 import contextlib
+import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -69,8 +71,9 @@ def cluster(address: str | None) -> Iterator[Any]:
     own = not ray.is_initialized()
     try:
         if own:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"--executor ray: no cluster at {address or 'auto'} ({reason})") from None
     try:
@@ -78,6 +81,13 @@ def cluster(address: str | None) -> Iterator[Any]:
     finally:
         if own:
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise `OSError` where nothing listens at HOST:PORT, on which Ray would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Run:
@@ -105,7 +115,7 @@ class _Run:
             ray.get_runtime_context().get_node_id(), soft=False
         )  # what the driver reads must not be lost with another node
         self.board = board.options(num_cpus=0, scheduling_strategy=here).remote()
-        self.task = ray.remote(run_here)
+        self.task = ray.remote(max_calls=1)(run_here)  # a fresh process for every step
 
     def finish(self) -> dict[str, dict[str, Any]]:
         """Run everything."""
@@ -133,7 +143,7 @@ class _Run:
             needs = self._needs(step)
             name = f"{step.stage} {step.label}"
             reference = self.task.options(
-                **needs, max_retries=RETRIES, max_calls=1, name=name, retry_exceptions=False
+                **needs, max_retries=RETRIES, name=name, retry_exceptions=False
             ).remote(step, self.runtime, self.board)
             self.running[reference] = step
             del self.todo[step.fingerprint]
