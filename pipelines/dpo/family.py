@@ -211,6 +211,8 @@ class PairTrainer(ExactIdsDPOTrainer):
             row |= {"log_ratios/chosen": chosen.mean(), "log_ratios/rejected": rejected.mean()}
         if self.spec.section == "kto":
             row["kl"] = kto_reference_point(pairs.mismatched)
+        if self.accelerator.num_processes > 1:  # each has a part of the batch
+            row = {name: self.accelerator.gather(value).mean() for name, value in row.items()}
         for name, value in row.items():
             self._metrics[mode][name].append(value)
 
