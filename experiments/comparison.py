@@ -12,6 +12,9 @@ from experiments import settings
 from experiments.stages import Shared, Simulated
 from experiments.study import Choice, Experiment, Study, Written
 from pipelines.arms import ARMS, Arm, Ingredients
+from pipelines.arms.arm import check as check_arm
+from pipelines.data import brought
+from pipelines.data.brought import Brought
 from pipelines.dpo.pipeline import reference_logprobs
 from pipelines.evaluate.comparisons import chosen_samples
 from pipelines.evaluate.pipeline import (
@@ -28,6 +31,7 @@ from pipelines.shared.specs import LabelsSpec, Protocol, TemperaturesSpec
 from pipelines.shared.steps import Step, closure
 
 CHOSEN_TEXTS = "chosen.parquet"
+IMPORTED = "imported"
 ALWAYS = ("sft", "best-of-n", "optimum")  # made of the SFT model and its samples, as all need them
 
 
@@ -75,6 +79,7 @@ class Comparison(Experiment):
 
     Attributes:
         stages: where the stages that all arms share come from.
+        imports: checkpoints from elsewhere, by the names of the arms that they become.
         default: the arms that are run unless others are named.
         sweeps: values of an arm's swept setting, where not the arm's own.
         axes: other settings swept by default, by name.
@@ -86,6 +91,7 @@ class Comparison(Experiment):
     """
 
     stages: Simulated = field(default_factory=Simulated)
+    imports: Mapping[str, Brought] = field(default_factory=dict)
     default: Sequence[str] = ()
     sweeps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -101,11 +107,21 @@ class Comparison(Experiment):
         """How the folders of its studies begin."""
         return self.name
 
+    @property
+    def arms(self) -> Mapping[str, Arm]:
+        """Those that there are to choose from, and those that were imported."""
+        return {**ARMS, **{name: imported(name, thing) for name, thing in self.imports.items()}}
+
     def choices(self) -> Mapping[str, Choice]:
+        always = {*ALWAYS, *self.imports}
         return {
-            name: Choice(arm.summary, self.sweep(arm), name in self.default, name in ALWAYS)
-            for name, arm in ARMS.items()
+            name: Choice(arm.summary, self.sweep(arm), name in self.default, name in always)
+            for name, arm in self.arms.items()
         }
+
+    def importing(self, imports: Mapping[str, str]) -> "Comparison":
+        things = {name: brought.model(given) for name, given in imports.items()}
+        return dataclasses.replace(self, imports=things)
 
     def sweep(self, arm: Arm) -> tuple[str, tuple[float, ...]] | None:
         """The arm's swept setting and its values in this experiment."""
@@ -148,7 +164,12 @@ class ComparisonStudy(Study):
 
     @property
     def brought(self) -> Mapping[str, Path]:
-        return {thing.sha256: thing.path for thing in self.experiment.stages.brought.values()}
+        return {thing.sha256: thing.path for thing in self._own().values()}
+
+    def _own(self) -> dict[str, Brought]:
+        """What is the user's own, by the name that steps know it by."""
+        imports = {f"{IMPORTED} {name}": thing for name, thing in self.experiment.imports.items()}
+        return {**self.experiment.stages.brought, **imports}
 
     def steps(self) -> list[Step]:
         evaluations = (run.evaluation for run in self.runs)
@@ -277,7 +298,7 @@ class ComparisonStudy(Study):
             ],
             "brought": {
                 name: {"name": thing.name, "sha256": thing.sha256}
-                for name, thing in self.experiment.stages.brought.items()
+                for name, thing in self._own().items()
             },
             "reference_samples": self.reference_samples.fingerprint,
             "gold": self.gold.fingerprint,
@@ -319,7 +340,7 @@ def resolve(
     """
     experiment.check(scale, arms, seeds)
     names, named = experiment.chosen(arms)
-    chosen = [ARMS[name] for name in names]
+    chosen = [experiment.arms[name] for name in names]
     declared = complete(experiment.scales[scale])
     given = settings.parse(assignments, declared)
     read = {arm.settings.section for arm in chosen if arm.settings}
@@ -370,13 +391,40 @@ def resolve(
         experiment=experiment,
         scale=scale,
         protocol=protocol,
-        folder_name=settings.folder_name(experiment.folder, scale, named, seeds, given),
+        folder_name=settings.folder_name(
+            experiment.folder, scale, named, seeds, given, experiment.imports
+        ),
         arms=chosen,
         runs=sorted(runs.values(), key=lambda run: (names.index(run.arm), run.variant, run.seed)),
         estimates=list(estimates.values()),
         reference_samples=start.reference_samples,
         gold=start.gold,
     )
+
+
+def imported(name: str, thing: Brought) -> Arm:
+    """An arm whose policy was trained elsewhere.
+
+    Raises:
+        UserError: the name is another arm's, or cannot be one.
+    """
+    if name in ARMS:
+        raise UserError(f"--import {name}: is the name of an arm of this project: choose another")
+
+    def policy(given: Ingredients) -> Step:
+        return Step(
+            stage=IMPORTED,
+            label=name,
+            function="pipelines.data.imported:adopt",
+            version=1,
+            recipe={},
+            upstream={"sft": given.sft},
+            assets={f"{IMPORTED} {name}": thing.sha256},
+        )
+
+    arm = Arm(name, "own", f"trained elsewhere: {thing.name}", policy=policy, trains_on="")
+    check_arm(arm)
+    return arm
 
 
 def _check_fixed(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:

@@ -11,7 +11,7 @@ from experiments.sentiment_temperatures import SENTIMENT_TEMPERATURES
 from experiments.sentiment_tuning import SENTIMENT_TUNING
 from experiments.study import Experiment, Study
 from experiments.study_options import OWN
-from pipelines.shared.errors import unknown
+from pipelines.shared.errors import UserError, unknown
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
@@ -43,5 +43,11 @@ def chosen(options: argparse.Namespace) -> Study:
     arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
     own = {name: getattr(options, f"own_{name}") for name in OWN}
     own = {name: value for name, value in own.items() if value is not None}
-    experiment = find(options.experiment).given(own)
+    imports = {}
+    for given in options.imports:
+        name, equals, place = given.partition("=")
+        if not (equals and name and place) or name in imports:
+            raise UserError(f"--import {given}: write NAME=DIR, each name once")
+        imports[name] = place
+    experiment = find(options.experiment).given(own).importing(imports)
     return experiment.resolve(options.scale, arms, options.seeds, options.assignments)

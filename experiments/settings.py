@@ -125,13 +125,16 @@ def folder_name(
     arms: str,
     seeds: int,
     given: Mapping[str, Sequence[Any]],
+    imports: Iterable[str] = (),
 ) -> str:
     """`name-scale` and what differs from the default, so that no report overwrites another.
 
     Args:
         arms: which, "" for the default ones.
+        imports: names of arms that were trained elsewhere.
     """
     parts = [f"arms={arms}"] if arms else []
+    parts += [f"import={name}" for name in imports]
     parts += [f"seeds={seeds}"] if seeds != 1 else []
     parts += [
         f"{name}={','.join(text_of(value) for value in values)}"

@@ -92,6 +92,16 @@ class Experiment:
             )
         return self
 
+    def importing(self, imports: Mapping[str, str]) -> "Experiment":
+        """This experiment with checkpoints from elsewhere (`--import`) as arms, by their names.
+
+        Raises:
+            UserError: it compares no such policies, or what is named is refused.
+        """
+        if imports:
+            raise UserError(f"experiment {self.name} compares no language models: no --import")
+        return self
+
     def resolve(
         self,
         scale: str,

@@ -39,6 +39,14 @@ def add_own(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     group = parser.add_argument_group("your own model and pairs (experiment custom)")
     for name, (takes, says) in OWN.items():
         group.add_argument(f"--{prefix}{name}", dest=f"own_{name}", metavar=takes, help=says)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="NAME=DIR|HUB_ID",
+        help="a checkpoint that was trained elsewhere, as an arm of that name",
+    )
 
 
 def add_claims(

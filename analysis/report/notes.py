@@ -50,6 +50,13 @@ def caveats(study: Study) -> list[str]:
             f"coefficient c the methods then aim at reward {MINUS} c\u00b7T\u00b7KL, not at the "
             "J that is measured here."
         )
+    elsewhere = [arm["arm"] for arm in study.manifest["arms"] if _imported(records[arm["policy"]])]
+    if elsewhere:
+        found.append(
+            f"Trained elsewhere: {some(sorted(set(elsewhere)))}. What that cost is not known and "
+            "not in any total, and that it started from the shared SFT model is not checked; KL, "
+            "rewards and prompts are those of every policy."
+        )
     dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
     if dirty:
         found.append(f"Made from uncommitted code: {', '.join(dirty)}.")
@@ -144,6 +151,10 @@ def _earlier_accounting(study: Study) -> list[str]:
         "head: SFT's are about 7% too low and those of DPO and its relatives about 11%; networks "
         "and model memory were not recorded then."
     ]
+
+
+def _imported(record: Mapping[str, Any]) -> bool:
+    return record["stage"] == "imported"
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.model_card import CARD, model_card
 from pipelines.shared.steps import Context, write_json
 
 POLICIES = "policies.json"
@@ -148,6 +149,7 @@ class PolicyWriter:
 
     def __init__(self, context: Context, model: PreTrainedModel, tokenizer: Any):
         self.path, self.model, self.tokenizer = context.path, model, tokenizer
+        self.card = model_card(context.step)
         self.written: list[dict[str, Any]] = []
 
     def __call__(self, step: int) -> None:
@@ -165,11 +167,13 @@ class PolicyWriter:
         self.written.append({"step": step, "folder": folder})
 
     def finish(self) -> None:
-        """Make the last saved policy the checkpoint, with its tokenizer; write policies.json."""
+        """Make the last saved policy the checkpoint, with its tokenizer and its card; write
+        policies.json."""
         last = self.written[-1]
         shutil.move(self.path / last["folder"], self.path / "checkpoint")
         last["folder"] = "checkpoint"
         self.tokenizer.save_pretrained(self.path / "checkpoint")
+        (self.path / "checkpoint" / CARD).write_text(self.card)
         write_json(self.path / POLICIES, self.written)
         for leftover in ("trainer", "snapshots"):
             folder = self.path / leftover
