@@ -36,6 +36,7 @@ from pipelines.data.pipeline import GOLD, MODEL, PAIRS, PROMPTS, TEST
 from pipelines.data.specs import DataSpec, FineTuneSpec, JudgeSpec, OwnProtocol
 from pipelines.dpo.specs import DPOSpec
 from pipelines.rlhf.specs import PPOSpec
+from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import UserError
 from pipelines.shared.specs import EvaluationSpec, RewardModelSpec, SamplingSpec
 
@@ -96,7 +97,8 @@ class Custom(Comparison):
         """Names the pairs, and tells apart what was brought together with them."""
         things = self.stages.brought
         stem = (
-            re.sub(r"[^A-Za-z0-9_.]+", "-", things[PAIRS].name.split(".")[0]).strip("-.") or "own"
+            re.sub(r"[^A-Za-z0-9_.]+", "-", Path(things[PAIRS].name).name.split(".")[0]).strip("-.")
+            or "own"
         )
         parts = sorted(f"{name}={thing.sha256}" for name, thing in things.items())
         return f"{self.name}-{stem}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}"
@@ -109,7 +111,7 @@ class Custom(Comparison):
                 "preference pairs"
             )
         things = {
-            PAIRS: brought.file(Path(own["pairs"])),
+            PAIRS: brought.pairs(own["pairs"], default_cache()),
             **{
                 name: brought.file(Path(own[option]))
                 for option, name in (("test", TEST), ("prompts", PROMPTS))

@@ -19,7 +19,7 @@ BETWEEN_HELP = (
 
 OWN = {  # options of experiments on what the user brings, and what they take
     "model": ("DIR|HUB_ID", "your causal language model, in Transformers' format (safetensors)"),
-    "pairs": ("FILE", "your preference pairs; see check-data"),
+    "pairs": ("FILE|HUB_ID[:FILE]", "your preference pairs, or a data set's; see check-data"),
     "test": ("FILE", "pairs to judge on, whose prompts are not trained on; default: a split"),
     "prompts": ("FILE", "more prompts, without pairs, to sample on"),
     "gold": (

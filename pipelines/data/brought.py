@@ -5,13 +5,17 @@ Where it lies is no part of a run's identity: the same model under another path 
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.data.model_folders import check_folder
 from pipelines.shared.errors import UserError
+from pipelines.shared.files import replace
 from pipelines.shared.steps import Context
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")
 IGNORED = (".md", ".bin", ".h5", ".msgpack", ".onnx", ".pth", ".pt", ".gguf")  # no part of a model
 
 
@@ -50,6 +54,49 @@ def file(given: Path) -> Brought:
     if not given.is_file():
         raise UserError(f"{given}: there is no such file")
     return Brought(given.resolve(), given.name, digest_of(given))
+
+
+def pairs(given: str, cache: Path) -> Brought:
+    """Preference pairs: a file, or ORG/NAME[:FILE] of the hub: a data set's file, or else the split
+    train that it says it has.
+
+    Args:
+        cache: where a split is kept as Parquet, so that it is fetched once.
+
+    Raises:
+        UserError: there is no such file, and none at hand from the hub.
+    """
+    if Path(given).exists() or not HUB_ID.fullmatch(given):
+        return file(Path(given))
+    repository, _, name = given.partition(":")
+    try:
+        found = _hub_file(repository, name) if name else _hub_split(repository, cache)
+    except Exception as error:  # of many kinds: no network, no such data set, not allowed
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{given}: is neither a file nor at hand from the hub ({reason}): fetch it with "
+            f"`hf download --repo-type dataset {repository}` where the hub can be reached, and "
+            "name one of its files"
+        ) from None
+    return Brought(found, given, digest_of(found))
+
+
+def _hub_file(repository: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repository, name, repo_type="dataset"))
+
+
+def _hub_split(repository: str, cache: Path) -> Path:
+    """The split train, as a Parquet file in the cache."""
+    kept = cache / "pairs" / f"{repository.replace('/', '--')}.parquet"
+    if not kept.is_file():
+        from datasets import load_dataset
+
+        rows: Any = load_dataset(repository, split="train")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace(kept, lambda temporary: rows.to_parquet(temporary))
+    return kept
 
 
 def reward(given: str) -> Brought:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from pipelines.data import brought
+from pipelines.data.pairs import read_pairs
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import new_policy
 from pipelines.shared.specs import ModelSpec, Runtime
@@ -51,6 +52,48 @@ def test_what_is_not_there_is_one_line(tmp_path, given, message):
     with pytest.raises(UserError, match=message) as error:
         brought.reward(given.format(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_pairs_of_the_hub_are_fetched_once(tmp_path, monkeypatch):
+    """A file of a data set by its name, or the split train, which is kept as Parquet."""
+    import datasets
+    import huggingface_hub
+
+    stored, asked = tmp_path / "train.jsonl", []
+    stored.write_text('{"chosen": "\\n\\nHuman: q\\n\\nAssistant: a", "rejected": "b"}\n')
+
+    def download(repository, name, repo_type):
+        asked.append((repository, name, repo_type))
+        return str(stored)
+
+    def load(repository, split):
+        asked.append((repository, split))
+        return datasets.Dataset.from_list([{"prompt": "q", "chosen": "a", "rejected": "b"}])
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = brought.pairs("Anthropic/hh-rlhf:helpful-base/train.jsonl", tmp_path)
+    assert found.path == stored and found.name.startswith("Anthropic/hh-rlhf")
+    whole = [brought.pairs("org/pairs", tmp_path / "cache") for _ in range(2)]
+    assert whole[0] == whole[1] and whole[0].path.suffix == ".parquet"
+    assert [pair.prompt for pair in read_pairs(whole[0].path)] == ["q"]
+    assert asked == [
+        ("Anthropic/hh-rlhf", "helpful-base/train.jsonl", "dataset"),
+        ("org/pairs", "train"),
+    ]
+
+
+def test_pairs_that_are_nowhere_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, message in (
+        ("org/pairs", "hf download --repo-type dataset org/pairs"),
+        ("org/pairs:train.jsonl.gz", "hf download --repo-type dataset org/pairs"),
+        ("folder/deep/pairs.jsonl", "there is no such file"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            brought.pairs(given, tmp_path / "cache")
+        assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").rglob("*.parquet"))
 
 
 class Step:
