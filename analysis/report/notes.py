@@ -235,10 +235,10 @@ def judge_caveats(study: Study) -> list[str]:
     if gold["identity"]["recipe"].get("judge") is None:
         return []
     return [
-        "No gold reward was given. Every policy is judged by a reward model of pairs that nothing "
-        f"else was trained on. {gold_quality(study.metrics[study.manifest['gold']])}",
+        "No gold reward was given: what is called so below is that of a reward model, trained on "
+        f"pairs that nothing else was trained on. {gold_quality(study.metrics[study.manifest['gold']])}",
         "So this report cannot claim that people would prefer one policy's texts: that takes "
-        "people or language models as judges (`rlhf-vs-dpo label`, `judge`). It cannot "
+        "people or language models as judges (rlhf-vs-dpo label and judge). It cannot "
         "claim how far a policy is from the best one: the optimum is the judge's own. And it "
         "understates over-optimisation: what judge and reward model get wrong alike looks like "
         "reward.",
