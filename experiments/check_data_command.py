@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import study_options
-from pipelines.data.checks import RULES, Checked, Lengths, check, prompts_of_file, summary
+from pipelines.data.checks import RULES, Checked, Encode, check, prompts_of_file, summary
 from pipelines.data.pairs import read_pairs
 from pipelines.data.rows import unit_of
 from pipelines.shared.errors import UserError
@@ -19,17 +19,14 @@ add = study_options.add_check_data
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Check and show. Exit status 2 where the file would be refused."""
-    count, longest = None, options.max_length
+    encode, longest = None, options.max_length
     if options.model is not None:
-        count, own = tokens_of(options.model)
+        encode, own = tokens_of(options.model)
         longest = longest or own
     elif longest is not None:
         raise UserError("--max-length counts tokens: name the model whose they are with --model")
     test = prompts_of_file(options.test) if options.test is not None else frozenset()
-    try:
-        found = check(read_pairs(options.pairs), lengths=count, longest=longest, test_prompts=test)
-    except ValueError as error:  # of the tokenizer
-        raise UserError(f"{options.pairs}: {error}") from None
+    found = check(read_pairs(options.pairs), encode=encode, longest=longest, test_prompts=test)
     unit = unit_of(options.pairs)
     show(found, unit, console, every=options.all)
     if found.refused:
@@ -73,8 +70,8 @@ def show(found: Checked, unit: str, console: Console, every: bool = False) -> No
     console.print(f"{len(found.pairs):,} of {found.rows:,} rows can be trained on")
 
 
-def tokens_of(given: str) -> tuple[Lengths, int | None]:
-    """A function that counts a model's tokens, and how many positions it has.
+def tokens_of(given: str) -> tuple[Encode, int | None]:
+    """A function that makes token ids as a model reads them, and how many positions it has.
 
     Raises:
         UserError: there is no such model, or it is refused.
@@ -91,4 +88,4 @@ def tokens_of(given: str) -> tuple[Lengths, int | None]:
         encoder = Encoder(tokenizer)
     except (OSError, ValueError) as error:
         raise UserError(f"--model {given}: {str(error).splitlines()[0]}") from None
-    return encoder.lengths, getattr(config.get_text_config(), "max_position_embeddings", None)
+    return encoder.both, getattr(config.get_text_config(), "max_position_embeddings", None)

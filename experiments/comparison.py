@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from experiments import settings
-from experiments.stages import Shared, Simulated
+from experiments.stages import Shared, Simulated, Stages
 from experiments.study import Choice, Experiment, Study, Written
 from pipelines.arms import ARMS, Arm, Ingredients
 from pipelines.arms.arm import check as check_arm
@@ -86,11 +86,13 @@ class Comparison(Experiment):
         temperatures: at which final policies are sampled besides evaluation's; () for none.
         trials: settings tried together by default, one mapping a trial (a search), in order.
         reward_label: what the gold reward is, for the figures' axes.
+        judge: what stands for a gold reward where there is none, in the report's words.
+        papers: whether papers' claims can be put to the test in it.
         deviations: from a protocol, what its source says and what is done here, for the report.
         tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
     """
 
-    stages: Simulated = field(default_factory=Simulated)
+    stages: Stages = field(default_factory=Simulated)
     imports: Mapping[str, Brought] = field(default_factory=dict)
     default: Sequence[str] = ()
     sweeps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -98,6 +100,8 @@ class Comparison(Experiment):
     temperatures: tuple[float, ...] = ()
     trials: Sequence[Mapping[str, Any]] = ()
     reward_label: str = "gold reward"
+    judge: str = ""
+    papers: bool = True
     deviations: Callable[[Any], Sequence[Mapping[str, str]]] = lambda protocol: ()
     tuning: str = ""
     tuned_scales: Sequence[str] = ()
@@ -238,6 +242,8 @@ class ComparisonStudy(Study):
         return {
             **super().manifest(),
             "reward_label": self.experiment.reward_label,
+            "judge": self.experiment.judge,
+            "papers": self.experiment.papers,
             "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
             "trials": [dict(trial) for trial in self.experiment.trials],
             "tuning": self.experiment.tuning if self.tuned else "",
@@ -306,11 +312,14 @@ class ComparisonStudy(Study):
 
     def write_report(self, folder: Path) -> Written:
         from analysis.report.views import headline_grid
-        from analysis.report.write import write_report
+        from analysis.report.write import in_words_of, write_report
 
         made = write_report(folder)
         headline = headline_grid(made["headline"])
-        return Written(headline["columns"], headline["rows"], made["sentences"])
+        columns = [
+            (in_words_of(self.manifest(), name), right) for name, right in headline["columns"]
+        ]
+        return Written(columns, headline["rows"], made["sentences"])
 
 
 def complete(protocol: Protocol) -> Protocol:
@@ -443,12 +452,12 @@ def _check_fixed(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:
 class Start:
     """What is the same for all seeds and all settings of the arms, and how pairs are made."""
 
-    stages: Simulated
+    stages: Stages
     shared: Shared
     reference_samples: Step
 
     @classmethod
-    def of(cls, protocol: Protocol, stages: Simulated) -> "Start":
+    def of(cls, protocol: Protocol, stages: Stages) -> "Start":
         made = stages.shared(protocol)
         sampled = reference_samples(protocol, made.corpus, made.gold, made.sft)
         return cls(stages, made, sampled)

@@ -15,8 +15,8 @@ Policies, reward models and judge are also held against people's own choices on 
 What would falsify "DPO reaches RLHF's objective better": PPO with a higher reward than DPO within
 the same KL, by more than its interval.
 
-Left out: tuning. Learning rates are those of another, smaller model (--set changes them, and several
-values make an axis); a method that suffers more from a wrong one is at a disadvantage.
+Left out: tuning. Learning rates are those of another, smaller model (--set changes them, and
+several values make an axis); a method that suffers more from a wrong one is at a disadvantage.
 
     rlhf-vs-dpo check-data pairs.jsonl.gz --model DIR
     rlhf-vs-dpo run custom --model DIR --pairs pairs.jsonl.gz
@@ -25,7 +25,7 @@ values make an axis); a method that suffers more from a wrong one is at a disadv
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +33,27 @@ from experiments.comparison import Comparison
 from experiments.stages import Own
 from pipelines.data import brought
 from pipelines.data.pipeline import GOLD, MODEL, PAIRS, PROMPTS, TEST
-from pipelines.data.specs import DataSpec, FineTuneSpec, JudgeSpec, OwnProtocol
+from pipelines.data.specs import (
+    DataSpec,
+    FineTuneSpec,
+    JudgeSpec,
+    OwnEvaluationSpec,
+    OwnProtocol,
+)
 from pipelines.dpo.specs import DPOSpec
 from pipelines.rlhf.specs import PPOSpec
 from pipelines.shared.assets import default_cache
 from pipelines.shared.errors import UserError
-from pipelines.shared.specs import EvaluationSpec, RewardModelSpec, SamplingSpec
+from pipelines.shared.specs import RewardModelSpec, SamplingSpec
 
 # For the tests: a model of some thousand weights and a few hundred short pairs.
 SMOKE = OwnProtocol(
-    data=DataSpec(share_evaluation=0.25, evaluation_prompts=24),
+    data=DataSpec(share_evaluation=0.25),
     sft=FineTuneSpec(epochs=1, learning_rate=1e-3),
     sampling=SamplingSpec(prompts=0, max_new_tokens=12),
     reward_model=RewardModelSpec(epochs=1, batch_size=16, learning_rate=1e-3),
     judge=JudgeSpec(epochs=1, learning_rate=1e-3),
-    evaluation=EvaluationSpec(prompts=0, samples=4, reference_samples=32),
+    evaluation=OwnEvaluationSpec(prompts=24, samples=4, reference_samples=32),
     arms={
         "ppo": PPOSpec(
             updates=4,
@@ -62,15 +68,15 @@ SMOKE = OwnProtocol(
     },
 )
 
-# Models of some million weights and some thousand pairs of a few hundred tokens: some ten minutes on
-# two CPU cores. The learning rates of PPO and DPO are those that sentiment-tuning found best, in
+# Models of some million weights and some thousand pairs of a few hundred tokens: ten minutes or so
+# on two CPU cores. The learning rates of PPO and DPO are those that sentiment-tuning found best, in
 # nine trials each, for a model of 0.7 million weights; larger models take smaller ones.
 MINI = OwnProtocol(
     sft=FineTuneSpec(epochs=1, learning_rate=3e-4),
     sampling=SamplingSpec(prompts=0, max_new_tokens=48),
     reward_model=RewardModelSpec(epochs=1, batch_size=16, learning_rate=1e-3),
     judge=JudgeSpec(epochs=1, learning_rate=1e-3),
-    evaluation=EvaluationSpec(prompts=0, samples=4, reference_samples=64),
+    evaluation=OwnEvaluationSpec(prompts=64, samples=4, reference_samples=64),
     arms={
         "ppo": PPOSpec(
             updates=20,
@@ -86,7 +92,7 @@ MINI = OwnProtocol(
 )
 
 BETAS = (0.05, 0.1, 0.3)
-LABELS = {False: "reward of a held-out reward model", True: "gold reward"}  # whether one is given
+JUDGED = "judge's reward"  # what the report calls it where no gold reward is given
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,23 @@ class Custom(Comparison):
         }
         if "gold" in own:
             things[GOLD] = brought.reward(own["gold"])
-        label = LABELS["gold" in own]
-        return dataclasses.replace(self, stages=Own(things), reward_label=label)
+        label, judge = ("gold reward", "") if GOLD in things else (JUDGED, JUDGED)
+        return dataclasses.replace(self, stages=Own(things), reward_label=label, judge=judge)
+
+    def chosen(self, arms: Sequence[str] | None) -> tuple[list[str], str]:
+        """See `Experiment.chosen`.
+
+        Raises:
+            UserError: an arm is trained on the gold reward, and there is none but the judge.
+        """
+        names, named = super().chosen(arms)
+        told = [name for name in names if self.arms[name].trains_on == "gold"]
+        if told and GOLD not in self.stages.brought:
+            raise UserError(
+                f"arm {told[0]} is trained on the gold reward: give one with --gold; a judge that "
+                "an arm is trained on judges nothing"
+            )
+        return names, named
 
 
 CUSTOM = Custom(
@@ -134,5 +155,6 @@ CUSTOM = Custom(
     scales={"smoke": SMOKE, "mini": MINI},
     default=("sft", "ppo", "dpo"),
     sweeps={"ppo": BETAS, "ppo-gt": BETAS, "dpo": BETAS},
+    papers=False,
     stages=Own(),
 )

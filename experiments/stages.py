@@ -26,8 +26,8 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Simulated:
-    """A model made from scratch on real text; a simulated labeller compares its completions.
+class Stages:
+    """How the shared stages are made.
 
     Attributes:
         human: whether people compared the completions, and some of their pairs are held out.
@@ -39,19 +39,29 @@ class Simulated:
 
     def shared(self, protocol: Any) -> Shared:
         """See `Shared`."""
+        raise NotImplementedError
+
+    def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
+        """The training pairs of a seed."""
+        raise NotImplementedError
+
+
+class Simulated(Stages):
+    """A model made from scratch on real text; a simulated labeller compares its completions, the
+    seed drawing the labels."""
+
+    def shared(self, protocol: Any) -> Shared:
         corpus = simulated.corpus(protocol)
         gold, start = simulated.gold(protocol, corpus), sft(protocol, corpus)
         completions = simulated.completions(protocol, corpus, gold, start)
         return Shared(corpus, gold, start, completions)
 
     def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
-        """The training pairs; the seed draws their labels."""
         return simulated.pairs(protocol, shared.completions, seed)
 
 
-@dataclass(frozen=True)
-class Own(Simulated):
-    """Somebody's model and pairs."""
+class Own(Stages):
+    """Somebody's model and pairs; the same pairs for every seed."""
 
     human: ClassVar[bool] = True
 
@@ -63,5 +73,4 @@ class Own(Simulated):
         return Shared(corpus, gold, own.sft(protocol, start, corpus), own.completions(corpus))
 
     def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
-        """The training pairs, the same for every seed."""
         return own.pairs(shared.corpus, shared.completions)

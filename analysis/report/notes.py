@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.formats import MINUS, arm_name, some
+from analysis.formats import MINUS, arm_name, percent, some
 from analysis.frontiers.best_of_n import grid_deficit
 from analysis.frontiers.dominance import Frontiers
 from analysis.frontiers.frontier import TRUSTED_ESS
+from analysis.judging.held_out import held_out_accuracy
 from analysis.studies.catalogue import Catalogue
 from analysis.studies.study import Study
 
@@ -60,7 +61,13 @@ def caveats(study: Study) -> list[str]:
     dirty = sorted({records[s]["stage"] for s in records if records[s].get("uncommitted")})
     if dirty:
         found.append(f"Made from uncommitted code: {', '.join(dirty)}.")
-    return [*judge_caveats(study), *found, *_mixed_code(study), *_earlier_accounting(study)]
+    return [
+        *judge_caveats(study),
+        *cut_caveat(study),
+        *found,
+        *_mixed_code(study),
+        *_earlier_accounting(study),
+    ]
 
 
 def gaps(tables: Mapping[str, pd.DataFrame], frontiers: Frontiers) -> list[str]:
@@ -201,10 +208,7 @@ def seconds_note(study: Study) -> str:
 
 
 def gold_quality(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How good the gold reward is on held-out human labels or pairs, from its metrics log; ""
-    where nothing is known."""
-    if judged := [row for row in rows if "held_out_pairs" in row]:
-        return _judge_quality(judged[-1])
+    """The gold classifier's accuracy on held-out reviews, from its metrics log; "" without one."""
     found = [row for row in rows if row.get("held_out_accuracy") is not None]
     if not found:
         return ""
@@ -219,29 +223,42 @@ def gold_quality(rows: Sequence[Mapping[str, Any]]) -> str:
     return text + "."
 
 
-def _judge_quality(row: Mapping[str, Any]) -> str:
-    """How far the judge of somebody's own study agrees with people."""
-    if not row["held_out_pairs"]:
-        return f"The judge is {row['judge']}; no pairs of people are held out to test it on."
+def judge_caveats(study: Study) -> list[str]:
+    """What a study without a gold reward cannot claim; none where there is one."""
+    if not study.manifest.get("judge"):
+        return []
+    return [
+        "No reward was given to judge by. The judge is a reward model of pairs that no policy is "
+        f"trained on, nor the reward model that PPO climbs. {_judge_quality(study)}",
+        "So this report cannot claim that people would prefer one policy's texts: that takes "
+        "people or language models as judges (rlhf-vs-dpo label and judge). The optimum, and every "
+        "distance to it, is that of the judge's reward. And over-optimisation is understated: what "
+        "judge and reward model get wrong alike looks like reward.",
+    ]
+
+
+def _judge_quality(study: Study) -> str:
+    """How far the judge of somebody's own study agrees with people; "" where nobody knows."""
+    if study.held_out is None or study.held_out.empty:
+        return ""
+    table = held_out_accuracy(study.held_out)
+    row = table[table["judge"] == "gold"].iloc[0]
+    low, high = (percent(row[name]) for name in ("ci_low", "ci_high"))
     return (
-        f"The judge, {row['judge']}, orders {row['held_out_agreement']:.1%} of "
-        f"{row['held_out_pairs']:,} held-out pairs as people did (chance: 50%)."
+        f"It orders {percent(row['accuracy'])} [{low}, {high}] of {row['pairs']:,} held-out pairs "
+        "as people did (chance: 50%)."
     )
 
 
-def judge_caveats(study: Study) -> list[str]:
-    """What a study without a gold reward cannot claim; none where the gold reward is known."""
-    gold = study.records[study.manifest["gold"]]
-    if gold["identity"]["recipe"].get("judge") is None:
+def cut_caveat(study: Study) -> list[str]:
+    """That most of what the SFT model writes is cut off; none where it is not."""
+    own = study.scores[study.scores["arm"] == "sft"]
+    if own.empty or own["finished"].mean() >= 0.5:
         return []
     return [
-        "No gold reward was given: what is called so below is that of a reward model, trained on "
-        f"pairs that nothing else was trained on. {gold_quality(study.metrics[study.manifest['gold']])}",
-        "So this report cannot claim that people would prefer one policy's texts: that takes "
-        "people or language models as judges (rlhf-vs-dpo label and judge). It cannot "
-        "claim how far a policy is from the best one: the optimum is the judge's own. And it "
-        "understates over-optimisation: what judge and reward model get wrong alike looks like "
-        "reward.",
+        f"{percent(1 - own['finished'].mean())} of the SFT model's completions are cut at "
+        f"{own['length'].max():,} tokens: they are judged unfinished, and a reward model that was "
+        "trained on whole texts reads them where they stop (sampling.max_new_tokens)."
     ]
 
 

@@ -36,6 +36,7 @@ def context(study: Study, made: Made, headline: pd.DataFrame) -> dict[str, Any]:
 def _evidence(made: Made) -> dict[str, Any]:
     """The page's tables of frontiers, win rates, costs, diagnostics and claims, and the samples."""
     tables = made.tables
+    claims = tables.get("claims")
     views_of = {
         "summary": (evidence_views.summary_grid, "frontier_summary"),
         "dominance": (evidence_views.dominance_grid, "dominance"),
@@ -61,8 +62,10 @@ def _evidence(made: Made) -> dict[str, Any]:
     return {
         **found,
         "drifts": detail_views.drift_grid(tables["drift"], tables.get("diversity")),
-        "claims": evidence_views.claim_rows(tables["claims"]),
-        "verdicts": tables["claims"]["verdict"].value_counts().sort_index().to_dict(),
+        "claims": evidence_views.claim_rows(claims) if claims is not None else [],
+        "verdicts": {}
+        if claims is None
+        else claims["verdict"].value_counts().sort_index().to_dict(),
         "matrices": [
             (judge, figures.matrix_name(judge)) for judge in figures.judges(tables["win_rates"])
         ],

@@ -135,7 +135,9 @@ def make_tables(study: Study) -> Made:
     if study.held_out is not None and len(study.held_out):
         tables["held_out_accuracy"] = held_out_accuracy(study.held_out)
     declared = searched if study.manifest.get("trials") else None
-    tables["claims"] = claims(Evidence(study, tables, found, policies, declared, heats, SEED))
+    if study.manifest.get("papers", True):
+        evidence = Evidence(study, tables, found, policies, declared, heats, SEED)
+        tables["claims"] = claims(evidence)
     return Made(tables, measured, policies, overoptimisation_points.table(fitted), found)
 
 

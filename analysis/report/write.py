@@ -70,18 +70,31 @@ def write_report(study_folder: Path) -> dict[str, Any]:
     )
     caveats = [*notes.caveats(study), *notes.gaps(tables, made.frontiers)]
     bullets = "".join(f"- {sentence}\n" for sentence in [*lead, *answer, *caveats])
+    bullets = in_words_of(study.manifest, bullets)
     long = len(headline) > MOST_HEADLINE
     shown = (
         views.reached_grid(findings.reached(headline)) if long else views.headline_grid(headline)
     )
     (study.folder / "tables" / "headline.md").write_text(
-        f"{views.markdown(shown)}\n{bullets}", encoding="utf-8"
+        in_words_of(study.manifest, views.markdown(shown)) + f"\n{bullets}", encoding="utf-8"
     )
     path = study.folder / "report.html"
     told = {"lead": lead, "answer": answer, "caveats": caveats}
     path.write_text(render(study, made, headline, told, list(drawn)), encoding="utf-8")
-    sentences = [frontier_findings.plainly(sentence) for sentence in [*lead, *answer]]
+    sentences = [
+        in_words_of(study.manifest, frontier_findings.plainly(sentence))
+        for sentence in [*lead, *answer]
+    ]
     return {"headline": headline, "sentences": sentences, "caveats": caveats, "report": path}
+
+
+def in_words_of(manifest: Mapping[str, Any], text: str) -> str:
+    """`text` as it is said of a study without a gold reward: by the name of what stands for it."""
+    judge = manifest.get("judge", "")
+    if not judge:
+        return text
+    capital = judge[0].upper() + judge[1:]
+    return text.replace("gold reward", judge).replace("Gold reward", capital)
 
 
 def provenance(
@@ -135,7 +148,7 @@ def render(
     """
     tables = made.tables
     script = (TEMPLATES / "frontier.js").read_text(encoding="utf-8")
-    return template("report.html.j2").render(
+    page_text = template("report.html.j2").render(
         manifest=study.manifest,
         images=embedded(study.folder, drawn),
         provenance=provenance(study.manifest, study.records),
@@ -147,6 +160,7 @@ def render(
         **told,
         **page.context(study, made, headline),
     )
+    return in_words_of(study.manifest, page_text)
 
 
 def template(name: str) -> jinja2.Template:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.model_folders import check_folder
+from pipelines.data.model_folders import CAUSAL, CLASSIFIER, check_folder
 from pipelines.shared.errors import UserError
 from pipelines.shared.files import replace
 from pipelines.shared.steps import Context
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")
 IGNORED = (".md", ".bin", ".h5", ".msgpack", ".onnx", ".pth", ".pt", ".gguf")  # no part of a model
+UNREAD = ("LICENSE", "NOTICE")
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class Brought:
     sha256: str
 
 
-def model(given: str) -> Brought:
+def model(given: str, kind: str = CAUSAL) -> Brought:
     """A model's folder, or a hub id whose files are in the hub's cache or can be fetched.
+
+    Args:
+        kind: see `model_folders.check_folder`.
 
     Raises:
         UserError: there is none, or it is refused (see `model_folders.check_folder`).
     """
-    folder = Path(given) if Path(given).is_dir() else _from_hub(given)
-    check_folder(folder)
-    return Brought(folder.resolve(), folder.name, digest_of(folder))
+    local = Path(given).is_dir()
+    folder = Path(given).resolve() if local else _from_hub(given)
+    check_folder(folder, kind)
+    return Brought(folder, folder.name if local else given, digest_of(folder))
 
 
 def file(given: Path) -> Brought:
@@ -102,28 +107,32 @@ def _hub_split(repository: str, cache: Path) -> Path:
 def reward(given: str) -> Brought:
     """A gold reward: FILE.py:FUNCTION, or a classifier as `model` takes it.
 
+    The file must stand by itself: what it imports besides libraries, or reads, is not known here.
+
     Raises:
         UserError: there is none.
     """
     path, colon, name = given.rpartition(":")
     if not (colon and path.endswith(".py")):
-        return model(given)
+        return model(given, CLASSIFIER)
     if not name.isidentifier():
         raise UserError(f"--gold {given}: {name!r} is no name of a function")
     found = file(Path(path))
     place = found.path.with_name(f"{found.path.name}:{name}")
-    return Brought(place, given, digest_of(place))
+    return Brought(place, place.name, digest_of(place))
 
 
 def digest_of(path: Path) -> str:
     """sha256 (hex): of a file's bytes; of a model folder's files and their names; of a function's
     file and name."""
     if path.is_dir():
-        files = [each for each in sorted(path.iterdir()) if each.is_file()]
+        files = {each.relative_to(path): each for each in path.rglob("*") if each.is_file()}
         parts = {
-            each.name: _sha256(each)
-            for each in files
-            if not each.name.startswith(".") and each.suffix not in IGNORED
+            name.as_posix(): _sha256(each)
+            for name, each in files.items()
+            if not any(part.startswith(".") for part in name.parts)
+            and name.suffix not in IGNORED
+            and name.name not in UNREAD
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     source, name = function_of(path)
@@ -171,6 +180,8 @@ def of(context: Context, name: str) -> Path:
         raise UserError(
             f"{name}: sha256 {wanted[:12]}... was not brought: name it on the command line"
         )
-    if not function_of(path)[0].exists() or digest_of(path) != wanted:
+    if not function_of(path)[0].exists():
+        raise UserError(f"{name}: {path} is not there on this machine")
+    if digest_of(path) != wanted:
         raise UserError(f"{name}: {path} was changed since the command began: run it again")
     return path

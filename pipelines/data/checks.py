@@ -1,12 +1,13 @@
 """What is wrong with somebody's preference pairs, row by row, and what is done about it.
 
 RULES says it all: which problems make a file unfit, which rows are left out, and which are kept and
-only counted. Prompts are compared without regard to case and white space, so that a prompt that was
-typed twice is one prompt.
+only counted. Prompts are compared without regard to case, white space and ways to write a
+character, so that a prompt that was typed twice is one prompt.
 """
 
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,8 @@ from pipelines.data.pairs import SIDES, Pair, Text, plain, read_pairs
 from pipelines.data.rows import unit_of
 from pipelines.shared.errors import UserError
 
-Lengths = Callable[[Text, Text], tuple[int, int]]  # tokens of a prompt and of its completion
+# Token ids of a prompt and of a completion of it; a ValueError says why there are none.
+Encode = Callable[[Text, Text], tuple[Sequence[int], Sequence[int]]]
 REFUSED, LEFT_OUT, KEPT = "refused", "left out", "kept"
 
 RULES = {  # kind of problem: (what is done, and why)
@@ -75,7 +77,7 @@ class Checked:
 def check(
     rows: Iterable[Pair | tuple[int, str]],
     *,
-    lengths: Lengths | None = None,
+    encode: Encode | None = None,
     longest: int | None = None,
     room: int = 0,
     test_prompts: frozenset[str] = frozenset(),
@@ -83,7 +85,7 @@ def check(
     """Go through the rows of `pairs.read_pairs`.
 
     Args:
-        lengths: None where no tokenizer is at hand.
+        encode: None where no tokenizer is at hand.
         longest: tokens that prompt and completion may have together.
         room: tokens that are written after each prompt, and have to fit as well.
         test_prompts: keys (`prompt_key`) of prompts that must not be trained on.
@@ -96,8 +98,8 @@ def check(
             result.problems.append(Problem(row[0], "malformed", row[1]))
             continue
         found = next(_problems(row, seen, test_prompts), None)
-        if (found is None or found.done == KEPT) and lengths is not None and longest is not None:
-            found = _too_long(row, lengths, longest, room) or found
+        if (found is None or found.done == KEPT) and encode is not None:
+            found = _in_tokens(row, encode, longest, room) or found
         if found is not None:
             result.problems.append(found)
         if found is None or found.done == KEPT:
@@ -130,22 +132,30 @@ def _problems(
         yield Problem(number, "contradiction", f"of {other}")
 
 
-def _too_long(pair: Pair, lengths: Lengths, longest: int, room: int) -> Problem | None:
-    """Whether a pair, or what is written after its prompt, does not fit."""
-    counts = [lengths(pair.prompt, getattr(pair, side)) for side in SIDES]
-    tokens = max(map(sum, counts))
+def _in_tokens(pair: Pair, encode: Encode, longest: int | None, room: int) -> Problem | None:
+    """What is wrong with a pair, or with what is written after its prompt, once it is token ids."""
+    try:
+        (prompt, chosen), (_, rejected) = (encode(pair.prompt, getattr(pair, s)) for s in SIDES)
+    except ValueError as error:
+        return Problem(pair.number, "malformed", str(error))
+    if not prompt:
+        return Problem(pair.number, "empty prompt", "the tokenizer knows nothing of it")
+    if list(chosen) == list(rejected):
+        return Problem(pair.number, "identical", "in tokens")
+    if longest is None:
+        return None
+    tokens = len(prompt) + max(len(chosen), len(rejected))
     if tokens > longest:
         return Problem(pair.number, "too long", f"{tokens} tokens, {longest} fit")
-    prompt = counts[0][0]
-    if prompt + room > longest:
-        detail = f"a prompt of {prompt} tokens, {longest - room} leave room for {room} more"
+    if len(prompt) + room > longest:
+        detail = f"a prompt of {len(prompt)} tokens, {longest - room} leave room for {room} more"
         return Problem(pair.number, "too long", detail)
     return None
 
 
 def prompt_key(prompt: Text) -> str:
-    """The same for prompts that differ in case and white space alone."""
-    return " ".join(plain(prompt).casefold().split())
+    """The same for prompts that differ in case, white space and ways to write a character alone."""
+    return " ".join(unicodedata.normalize("NFKC", plain(prompt)).casefold().split())
 
 
 def prompts_of_file(path: Path) -> frozenset[str]:

@@ -2,16 +2,17 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pipelines.data import brought
-from pipelines.data.checks import Checked, check, prompt_key, prompts_of_file
+from pipelines.data.checks import Checked, Problem, check, prompt_key, prompts_of_file
 from pipelines.data.encoding import Encoder
-from pipelines.data.pairs import SIDES, Pair, read_pairs
+from pipelines.data.pairs import SIDES, Pair, Text, read_pairs
 from pipelines.data.pipeline import PAIRS, PROMPTS, TEST
 from pipelines.data.prompts import read_prompts
 from pipelines.data.rows import unit_of
@@ -28,56 +29,67 @@ TRAINING, HELD_OUT = "preference", "evaluation"
 
 def prepare(context: Context) -> None:
     """Step: write tokenizer/, texts.parquet (prompt, prompt_ids, prompt_id, split; each prompt
-    once), all_pairs.parquet (with their splits) and left_out.csv (line, problem, detail).
+    once), all_pairs.parquet (with their splits) and left_out.csv (file, line, problem, detail).
 
     Raises:
-        UserError: the file is refused (see `checks.RULES`), or too little of it is left.
+        UserError: a file is refused (see `checks.RULES`), or too little of it is left.
     """
     spec: DataSpec = context.spec("data")
     start = context.inputs["start"] / "checkpoint"
     tokenizer = load_tokenizer(start)
     encoder = Encoder(tokenizer)
-    longest = spec.max_length or getattr(load_config(start), "max_position_embeddings", 0)
-    if not longest:
-        raise UserError("the model does not say how many positions it has: set data.max_length")
-    room = context.spec("sampling").max_new_tokens
+    limits: dict[str, Any] = {
+        "encode": encoder.both,
+        "longest": longest_of(start, spec),
+        "room": context.spec("room").tokens,
+    }
     path = brought.of(context, PAIRS)
-    test = brought.of(context, TEST) if TEST in context.step.assets else None
-    limits: dict[str, Any] = {"lengths": encoder.lengths, "longest": longest, "room": room}
-    try:
-        held_out = _checked(test, limits, frozenset()) if test else None
-        keys = prompts_of_file(test) if test else frozenset()
-        found = _checked(path, limits, keys)
-        rows = [(pair, split_of(pair.prompt, spec)) for pair in found.pairs]
-        rows += [(pair, HELD_OUT) for pair in (held_out.pairs if held_out else [])]
-        table = encoded(rows, encoder)
-        prompts = table[["prompt_id", "prompt", "prompt_ids", "split"]]
-        if PROMPTS in context.step.assets:
-            more = _prompts(brought.of(context, PROMPTS), encoder, longest - room, spec, keys)
-            prompts = pd.concat([prompts, more], ignore_index=True)
-    except ValueError as error:  # of the tokenizer
-        raise UserError(f"{path}: {error}") from None
-    if TRAINING not in set(table["split"]):
+    found = {path: _checked(path, limits, frozenset())}
+    keys: frozenset[str] = frozenset()
+    if TEST in context.step.assets:
+        test = brought.of(context, TEST)
+        keys = prompts_of_file(test) | {read_key(row, encoder) for row in _texts_of(test, encoder)}
+        found = {path: _checked(path, limits, keys), test: _checked(test, limits, frozenset())}
+        _leave_out_tested(found[path], keys, encoder)
+    rows = [(pair, split_of(read_key(pair.prompt, encoder), spec)) for pair in found[path].pairs]
+    for checked in list(found.values())[1:]:
+        rows += [(pair, HELD_OUT) for pair in checked.pairs]
+    if not any(split == TRAINING for _, split in rows):
         raise UserError(f"{path}: no pairs are left to train on")
-    tokenizer.save_pretrained(context.path / "tokenizer")
-    table.to_parquet(context.path / "all_pairs.parquet")
-    texts = sampled_on(prompts, spec.evaluation_prompts)
+    table = encoded(rows, encoder)
+    prompts = table[["prompt_id", "prompt", "prompt_ids", "split"]]
+    if PROMPTS in context.step.assets:
+        own = brought.of(context, PROMPTS)
+        more = _prompts(own, encoder, limits["longest"] - limits["room"], spec, keys)
+        context.log({"prompts of their own": len(more)})
+        prompts = pd.concat([prompts, more], ignore_index=True)
+    texts = prompts.drop_duplicates("prompt_id").sort_values("prompt_id", ignore_index=True)
+    if prompts.groupby("prompt_id")["split"].nunique().max() > 1:
+        raise RuntimeError("a prompt is in two splits")
     if (texts["split"] == HELD_OUT).sum() < 2:
         raise UserError(
             f"{path}: fewer than 2 prompts are held out to judge policies on: raise "
             "data.share_evaluation, or name a file of test pairs with --test"
         )
+    tokenizer.save_pretrained(context.path / "tokenizer")
+    table.to_parquet(context.path / "all_pairs.parquet")
     texts.to_parquet(context.path / TEXTS)
     _write_left_out(context.path / "left_out.csv", found)
-    kinds = {kind: len(found.of(kind)) for kind in dict.fromkeys(p.kind for p in found.problems)}
-    context.log(
-        {
-            "rows": found.rows,
-            **{f"rows/{kind}": count for kind, count in kinds.items()},
-            **{f"pairs/{name}": int((table["split"] == name).sum()) for name in SPLITS},
-            **{f"prompts/{name}": int((texts["split"] == name).sum()) for name in SPLITS},
-        }
-    )
+    _log_counts(context, found, table, texts)
+
+
+def longest_of(start: Path, spec: DataSpec) -> int:
+    """Tokens that a prompt and what follows it may have together.
+
+    Raises:
+        UserError: the model has fewer positions than asked for, or does not say how many.
+    """
+    positions = getattr(load_config(start), "max_position_embeddings", None)
+    if positions is None and not spec.max_length:
+        raise UserError("the model does not say how many positions it has: set data.max_length")
+    if positions is not None and spec.max_length > positions:
+        raise UserError(f"data.max_length = {spec.max_length}: the model has {positions} positions")
+    return spec.max_length or int(positions or 0)
 
 
 def _checked(path: Path, limits: dict[str, Any], test_prompts: frozenset[str]) -> Checked:
@@ -92,9 +104,34 @@ def _checked(path: Path, limits: dict[str, Any], test_prompts: frozenset[str]) -
     return found
 
 
-def split_of(prompt: Any, spec: DataSpec) -> str:
-    """The split of a prompt, by the sha256 of its words: however it is typed, it is in one."""
-    share = int(hashlib.sha256(prompt_key(prompt).encode()).hexdigest()[:8], 16) / 2**32
+def _texts_of(path: Path, encoder: Encoder) -> Iterator[Text]:
+    """The prompts of a file of pairs that can be encoded; `_checked` tells of the others."""
+    for row in read_pairs(path):
+        if isinstance(row, Pair):
+            try:
+                encoder.prompt(row.prompt)
+            except ValueError:
+                continue
+            yield row.prompt
+
+
+def read_key(prompt: Text, encoder: Encoder) -> str:
+    """The key of a prompt as the model reads it: two that have the same ids have the same key."""
+    return prompt_key(encoder.text(encoder.prompt(prompt)))
+
+
+def _leave_out_tested(found: Checked, keys: frozenset[str], encoder: Encoder) -> None:
+    """Take out pairs whose prompts are in the test file in other words of the same tokens."""
+    tested = [pair for pair in found.pairs if read_key(pair.prompt, encoder) in keys]
+    numbers = {pair.number for pair in tested}
+    found.pairs = [pair for pair in found.pairs if pair.number not in numbers]
+    found.problems += [Problem(pair.number, "in the test file", "in tokens") for pair in tested]
+    found.problems.sort(key=lambda problem: problem.number)
+
+
+def split_of(key: str, spec: DataSpec) -> str:
+    """The split of a prompt, by the sha256 of its key: however it is typed, it is in one."""
+    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
     for name in SPLITS[:-1]:
         width = getattr(spec, f"share_{name}")
         if share < width:
@@ -128,11 +165,16 @@ def _prompts(
     path: Path, encoder: Encoder, longest: int, spec: DataSpec, test_prompts: frozenset[str]
 ) -> pd.DataFrame:
     """Prompts without pairs, split as those of the pairs are; a split that only pairs are of use
-    in gets none."""
+    in gets none, nor does one that is too long or is judged on in the test file."""
     made = []
     for prompt in read_prompts(path):
-        ids, split = list(encoder.prompt(prompt)), split_of(prompt, spec)
-        if len(ids) > longest or prompt_key(prompt) in test_prompts or split == "judge":
+        try:
+            ids, key = list(encoder.prompt(prompt)), read_key(prompt, encoder)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+        split = split_of(key, spec)
+        tested = {key, prompt_key(prompt)} & test_prompts
+        if not ids or len(ids) > longest or tested or split == "judge":
             continue
         identity = prompt_hash(ids)[:16]
         row = {"prompt_id": identity, "prompt": encoder.text(ids), "prompt_ids": ids}
@@ -140,19 +182,29 @@ def _prompts(
     return pd.DataFrame(made, columns=["prompt_id", "prompt", "prompt_ids", "split"])
 
 
-def sampled_on(prompts: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Each prompt once, and of those that policies are judged on at most so many."""
-    texts = prompts.drop_duplicates("prompt_id").sort_values("prompt_id")
-    held_out = texts["split"].isin([HELD_OUT, "validation"])
-    kept = pd.concat([texts[~held_out], texts[held_out].groupby("split").head(most)])
-    return kept.reset_index(drop=True)
-
-
-def _write_left_out(path: Path, found: Checked) -> None:
+def _write_left_out(path: Path, found: Mapping[Path, Checked]) -> None:
+    """The problems of every file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["line", "problem", "done", "detail"])
-        writer.writerows([p.number, p.kind, p.done, p.detail] for p in found.problems)
+        writer.writerow(["file", "line", "problem", "done", "detail"])
+        for source, checked in found.items():
+            for each in checked.problems:
+                writer.writerow([source.name, each.number, each.kind, each.done, each.detail])
+
+
+def _log_counts(
+    context: Context, found: Mapping[Path, Checked], table: pd.DataFrame, texts: pd.DataFrame
+) -> None:
+    """How many rows, problems, pairs and prompts there are."""
+    problems = Counter(each.kind for checked in found.values() for each in checked.problems)
+    context.log(
+        {
+            "rows": sum(checked.rows for checked in found.values()),
+            **{f"rows/{kind}": count for kind, count in problems.items()},
+            **{f"pairs/{name}": int((table["split"] == name).sum()) for name in SPLITS},
+            **{f"prompts/{name}": int((texts["split"] == name).sum()) for name in SPLITS},
+        }
+    )
 
 
 def pairs_of(context: Context, split: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from pipelines.data.pipeline import GOLD
 from pipelines.data.specs import JudgeSpec
 from pipelines.rlhf import reward_model
 from pipelines.shared.errors import UserError
-from pipelines.shared.gold import FUNCTION, SOURCE, check_classifier, load_gold
+from pipelines.shared.gold import FUNCTION, SOURCE, load_gold
 from pipelines.shared.models import load_tokenizer, new_reward_model
 from pipelines.shared.steps import Context
 
@@ -36,14 +36,9 @@ def learn(context: Context) -> None:
             f"({spec.batch_size}): raise data.share_judge, or give a reward by --gold"
         )
     model: Any = new_reward_model(start, spec.init)
-    reward_model.fit(context, spec, model, tokenizer, table)
-    training = pairs_of(context, TRAINING)
+    training = pairs_of(context, TRAINING)  # what it is to judge is like these, not like its own
     texts = pd.concat([sided(training, side) for side in SIDES], ignore_index=True)
-    with context.ledger.phase("normalise"):
-        scores = reward_model.raw_scores(model, texts, tokenizer.pad_token_id, context)
-    reward_model.normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
-    model.save_pretrained(context.path / "checkpoint")
-    tokenizer.save_pretrained(context.path / "checkpoint")
+    reward_model.learn(context, spec, model, tokenizer, table, texts)
     log_accuracy(context, "held-out reward model")
 
 
@@ -54,7 +49,6 @@ def adopt(context: Context) -> None:
     if name:
         shutil.copyfile(source, context.path / SOURCE)
     else:
-        check_classifier(source)
         unwanted = shutil.ignore_patterns(*(f"*{suffix}" for suffix in brought.IGNORED))
         shutil.copytree(source, context.path / "checkpoint", ignore=unwanted)
     log_accuracy(context, source.name)

@@ -6,10 +6,8 @@ shared SFT model is the user's word: its KL is measured to that model whatever i
 
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from pipelines.data import brought
+from pipelines.data.start import load_causal
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_tokenizer
 from pipelines.shared.steps import Context
@@ -41,9 +39,7 @@ def adopt(context: Context) -> None:
             "to it"
         )
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        model: Any = load_causal(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"--import {folder}: cannot be loaded ({reason})") from None

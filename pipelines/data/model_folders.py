@@ -12,11 +12,19 @@ from pipelines.shared.errors import UserError
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CAUSAL, CLASSIFIER = "causal language model", "sequence classifier"
+ARCHITECTURES = {
+    CAUSAL: ("ForCausalLM", "LMHeadModel"),
+    CLASSIFIER: ("ForSequenceClassification",),
+}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def check_folder(folder: Path) -> None:
-    """Hold a folder against what Transformers needs of a causal language model.
+def check_folder(folder: Path, kind: str = "") -> None:
+    """Hold a folder against what Transformers needs of a model.
+
+    Args:
+        kind: CAUSAL or CLASSIFIER, which its architecture must be one of; "" for either.
 
     Raises:
         UserError: what it lacks, or why it is refused.
@@ -26,6 +34,11 @@ def check_folder(folder: Path) -> None:
         raise UserError(
             f"{folder}: the model asks for code of its own (auto_map in config.json), which is "
             "never run: use one that Transformers knows by itself"
+        )
+    named = config.get("architectures") or []
+    if kind and not any(end in name for name in named for end in ARCHITECTURES[kind]):
+        raise UserError(
+            f"{folder}: is no {kind} (architectures in config.json: {', '.join(named) or 'none'})"
         )
     files = {file.name for file in folder.iterdir()}
     if not files.intersection(WEIGHTS):

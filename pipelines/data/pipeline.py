@@ -6,7 +6,7 @@ What people bring is known by the sha256 of its contents, never by where it lies
 import dataclasses
 from collections.abc import Mapping
 
-from pipelines.data.specs import OwnProtocol
+from pipelines.data.specs import OwnProtocol, RoomSpec
 from pipelines.shared.errors import UserError
 from pipelines.shared.steps import Step
 
@@ -47,7 +47,7 @@ def corpus(protocol: OwnProtocol, start: Step, brought: Mapping[str, str]) -> St
         label="own-pairs",
         function="pipelines.data.corpus:prepare",
         version=1,
-        recipe={"data": data, "sampling": protocol.sampling},
+        recipe={"data": data, "room": RoomSpec(protocol.sampling.max_new_tokens)},
         upstream={"start": start},
         assets={name: brought[name] for name in (PAIRS, TEST, PROMPTS) if name in brought},
     )

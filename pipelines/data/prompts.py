@@ -23,6 +23,11 @@ def read_prompts(path: Path) -> Iterator[Text]:
                 prompt = messages_of(prompt, "prompt")
             if not isinstance(prompt, str | tuple):
                 raise Malformed("has no prompt (text, or a list of messages)")
+            plain(prompt).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path}, {unit_of(path)} {row.number}: holds half a character (a lone surrogate)"
+            ) from None
         except Malformed as problem:
             raise UserError(f"{path}, {unit_of(path)} {row.number}: {problem}") from None
         if plain(prompt).strip():

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.shared.errors import UserError
-from pipelines.shared.specs import Protocol, RewardModelSpec, SFTSpec, Spec, setting
+from pipelines.shared.specs import (
+    EvaluationSpec,
+    Protocol,
+    RewardModelSpec,
+    SFTSpec,
+    Spec,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -17,9 +24,6 @@ class DataSpec(Spec):
     )
     share_evaluation: float = setting(
         0.15, "share of prompts that policies are judged on; 0 with a test file", at_least=0
-    )
-    evaluation_prompts: int = setting(
-        64, "at most so many of them are sampled on; all of their pairs are judged", at_least=2
     )
     share_validation: float = setting(0.05, "share of prompts for tuning", at_least=0)
     share_judge: float = setting(
@@ -54,9 +58,28 @@ class JudgeSpec(RewardModelSpec):
 
 
 @dataclass(frozen=True)
+class OwnEvaluationSpec(EvaluationSpec):
+    """The one meter; of fewer held-out prompts than it asks for it takes all."""
+
+    at_most: ClassVar[bool] = True
+    prompts: int = setting(
+        64, "held-out prompts at most; all of their pairs are judged", at_least=2
+    )
+
+
+@dataclass(frozen=True)
+class RoomSpec(Spec):
+    """What has to fit behind a prompt."""
+
+    section: ClassVar[str] = "room"
+    tokens: int = setting(1, "that policies may write", at_least=1)
+
+
+@dataclass(frozen=True)
 class OwnProtocol(Protocol):
     """Somebody's own model and pairs."""
 
     sft: FineTuneSpec = FineTuneSpec()
+    evaluation: OwnEvaluationSpec = OwnEvaluationSpec()
     data: DataSpec = DataSpec()
     judge: JudgeSpec = JudgeSpec()

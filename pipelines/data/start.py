@@ -1,9 +1,10 @@
 """The model that somebody brings, made into what every stage takes: a plain folder with a PAD."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pipelines.data.brought import of
 from pipelines.data.encoding import with_padding
@@ -15,6 +16,26 @@ from pipelines.shared.steps import Context
 DROPOUT = ("dropout", "pdrop")  # in the names of a configuration's fields
 
 
+def load_causal(folder: Path) -> Any:
+    """A causal language model in fp32, from safetensors alone.
+
+    Raises:
+        ValueError: weights are missing, which Transformers would make up at random; and what
+            Transformers raises.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model, told = loaded
+    if told["missing_keys"]:
+        raise ValueError(f"has no {', '.join(sorted(told['missing_keys'])[:3])}")
+    return model
+
+
 def adopt(context: Context) -> None:
     """Step: write checkpoint/, in fp32 and with dropout off, as all arms are trained.
 
@@ -24,9 +45,7 @@ def adopt(context: Context) -> None:
     folder = of(context, MODEL)
     try:
         tokenizer = with_padding(load_tokenizer(folder))
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        model: Any = load_causal(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{folder}: is no causal language model that loads ({reason})") from None
@@ -41,7 +60,7 @@ def adopt(context: Context) -> None:
         if isinstance(value, float) and any(part in name for part in DROPOUT):
             setattr(config, name, 0.0)
     config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config = GenerationConfig.from_model_config(model.config)  # ours samples
     model.save_pretrained(context.path / "checkpoint")
     tokenizer.save_pretrained(context.path / "checkpoint")
     context.log({"parameters": model.num_parameters(), "vocabulary": len(tokenizer)})

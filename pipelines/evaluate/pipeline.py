@@ -74,10 +74,10 @@ def held_out(evaluation: Step) -> tuple[Step, Step]:
             upstream={name: evaluation.upstream[name] for name in ("corpus", "sft", *reads)},
         )
 
-    judge = evaluation.upstream["reward_model"].label
+    learnt = evaluation.upstream["reward_model"].label
     return (
         step("held-out-logprobs", evaluation.label, "log_probs", evaluation.seed, "policy"),
-        step("held-out-rewards", judge, "rewards", 0, "reward_model", "gold"),
+        step("held-out-rewards", learnt, "rewards", 0, "reward_model", "gold"),
     )
 
 

@@ -27,7 +27,7 @@ def evaluation_prompts(context: Context) -> pd.DataFrame:
     """The held-out prompts that every arm is judged on."""
     spec: EvaluationSpec = context.spec("evaluation")
     reviews = pd.read_parquet(context.inputs["corpus"] / TEXTS)
-    return prompts_of(reviews, spec.split, spec.prompts)
+    return prompts_of(reviews, spec.split, spec.prompts, spec.at_most)
 
 
 class Evaluator:

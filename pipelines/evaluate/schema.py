@@ -483,20 +483,6 @@ PAIR_CHANGES = {
 }
 
 # Does a judge order a policy's own samples as the gold reward does? One row per policy and judge.
-# Of pairs that people compared and nothing was trained on.
-HELD_OUT_ACCURACY = {
-    "judge": "string",  # policy, reward-model, gold, or length (the longer completion)
-    "arm": "string",  # null where the judge is no policy
-    "setting": "float64",
-    "variant": "string",
-    "accuracy": "float64",  # share ordered as people did; equal counts 1/2
-    "ci_low": "float64",
-    "ci_high": "float64",
-    "pairs": "int64",
-    "prompts": "int64",
-    "seeds": "int64",
-}
-
 PAIR_ACCURACY = {
     "arm": "string",
     "setting": "float64",
@@ -509,6 +495,20 @@ PAIR_ACCURACY = {
     "change_low": "float64",
     "change_high": "float64",
     "gold_gap": "float64",  # mean absolute difference of gold reward in these pairs
+    "pairs": "int64",
+    "prompts": "int64",
+    "seeds": "int64",
+}
+
+# Of pairs that people compared and nothing was trained on.
+HELD_OUT_ACCURACY = {
+    "judge": "string",  # policy, reward-model, gold, or length (the longer completion)
+    "arm": "string",  # null where the judge is no policy
+    "setting": "float64",
+    "variant": "string",
+    "accuracy": "float64",  # share ordered as people did; equal counts 1/2
+    "ci_low": "float64",
+    "ci_high": "float64",
     "pairs": "int64",
     "prompts": "int64",
     "seeds": "int64",

@@ -71,6 +71,18 @@ def train(context: Context) -> None:
     pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")
     model: Any = new_reward_model(checkpoint, spec.init)
     completions = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
+    learn(context, spec, model, tokenizer, pairs, completions)
+
+
+def learn(
+    context: Context,
+    spec: RewardModelSpec,
+    model: Any,
+    tokenizer: Any,
+    pairs: pd.DataFrame,
+    completions: pd.DataFrame,
+) -> None:
+    """Train a reward model on pairs, normalise its scores on completions, and write checkpoint/."""
     if spec.normalise == "gain-bias":
         with context.ledger.phase("normalise"):
             scores = raw_scores(model, completions, tokenizer.pad_token_id, context)

@@ -80,21 +80,26 @@ def training_prompts(context: Context) -> list[list[int]]:
     return prompts["prompt_ids"].map(list).tolist()
 
 
-def prompts_of(reviews: pd.DataFrame, split: str, count: int) -> pd.DataFrame:
+def prompts_of(
+    reviews: pd.DataFrame, split: str, count: int, at_most: bool = False
+) -> pd.DataFrame:
     """The first `count` distinct prompts of a split (0: all), in the order of their hash.
+
+    Args:
+        at_most: fewer will do.
 
     Returns:
         columns prompt_id, prompt, prompt_ids.
 
     Raises:
-        UserError: the split has fewer.
+        UserError: the split has fewer, or none.
     """
     from pipelines.shared.errors import UserError
 
     chosen = (
         reviews[reviews["split"] == split].drop_duplicates("prompt_id").sort_values("prompt_id")
     )
-    if len(chosen) < count:
+    if len(chosen) < (1 if at_most else max(count, 1)):
         raise UserError(
             f"the {split} split has {len(chosen)} distinct prompts, {count} were asked for: "
             "ask for fewer (--set sampling.prompts or evaluation.prompts), or raise its share"

@@ -243,6 +243,8 @@ def prepare_process(step: Step) -> None:
     """Allocator, threads and random state as the step states them, whatever ran before."""
     keep_freed_memory()
     import numpy as np
+    import scipy.linalg  # noqa: F401  their BLAS and OpenMP must be there to be limited
+    import sklearn.linear_model  # noqa: F401
     import threadpoolctl
     import torch
 

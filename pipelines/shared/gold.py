@@ -11,7 +11,9 @@ It is one of three kinds, told apart by what a gold step's folder holds:
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from pipelines.shared.specs import GoldSpec
 from pipelines.shared.steps import Context
 
 CLASSIFIER, SOURCE, FUNCTION = "classifier.joblib", "reward.py", "reward.json"  # files
+MODULE = "own_reward"  # the name under which somebody's file is imported
 BATCH = 64  # texts of a classifier's forward pass
 
 # Called with a table of completions (prompt, completion, prompt_ids, completion_ids); returns their
@@ -75,26 +78,32 @@ def _log_odds(classifier: Any) -> Gold:
 
 
 def _function(folder: Path) -> Gold:
-    """Somebody's function: called with prompts and completions (lists of text), returns a number
-    for each of them."""
+    """Somebody's function: called with prompts and completions (lists of text, without special
+    tokens), returns a number for each of them."""
     name = json.loads((folder / FUNCTION).read_text())["function"]
-    specification: Any = importlib.util.spec_from_file_location("own_reward", folder / SOURCE)
+    specification: Any = importlib.util.spec_from_file_location(MODULE, folder / SOURCE)
     module = importlib.util.module_from_spec(specification)
+    sys.modules[MODULE] = module  # dataclasses look their module up
     try:
         specification.loader.exec_module(module)
         function = getattr(module, name)
     except Exception as error:
-        raise UserError(f"--gold: {type(error).__name__} on reading {name}: {error}") from error
+        raise UserError(f"--gold: {_told(error)} on reading {name}") from error
 
     def gold(table: pd.DataFrame) -> np.ndarray:
         given = {"prompts": table["prompt"].tolist(), "completions": table["completion"].tolist()}
         try:
             returned = function(**given)
         except Exception as error:
-            raise UserError(f"--gold: {name} raised {type(error).__name__}: {error}") from error
-        return checked(returned, given["completions"], name)
+            raise UserError(f"--gold: {name} raised {_told(error)}") from error
+        return checked(returned, table["completion"].tolist(), name)
 
     return gold
+
+
+def _told(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def checked(returned: Any, completions: Sequence[str], name: str) -> np.ndarray:
@@ -103,6 +112,11 @@ def checked(returned: Any, completions: Sequence[str], name: str) -> np.ndarray:
     Raises:
         UserError: it is not one finite number for each completion.
     """
+    if isinstance(returned, str) or not isinstance(returned, Iterable):
+        raise UserError(
+            f"--gold: {name} returned a {type(returned).__name__}: it must return a list of "
+            f"{len(completions)} numbers"
+        )
     try:
         rewards = np.array([float(value) for value in returned])
     except (TypeError, ValueError) as error:
@@ -121,31 +135,25 @@ def checked(returned: Any, completions: Sequence[str], name: str) -> np.ndarray:
     return rewards
 
 
-def check_classifier(folder: Path) -> None:
-    """Raise `UserError` unless a folder has a sequence classifier of one or two labels."""
-    from pipelines.shared.models import load_config
-
-    kinds = load_config(folder).architectures or []
-    if not any("SequenceClassification" in kind for kind in kinds):
-        raise UserError(
-            f"--gold {folder}: is no sequence classifier (its architectures: "
-            f"{', '.join(kinds) or 'none'}): name one, or a function as FILE.py:FUNCTION"
-        )
-
-
 def _sequence_classifier(folder: Path, device: str) -> Gold:
     """A classifier's score: its one logit, or the log-odds of the second of two labels.
 
     A reward model of this project reads the very token ids; another model reads prompt and
-    completion as one text, in its own tokens, cut at its own length.
+    completion as one text, in its own tokens.
+
+    Raises:
+        UserError: it has more than two labels; and, when called, a text is too long for it.
     """
     import torch
 
     from pipelines.shared.logprobs import pack
-    from pipelines.shared.models import load_reward_model, load_tokenizer, rewards
+    from pipelines.shared.models import load_config, load_reward_model, load_tokenizer, rewards
 
     model, tokenizer = load_reward_model(folder, device), load_tokenizer(folder)
     own = not (folder.parent / FUNCTION).is_file()
+    positions = getattr(load_config(folder), "max_position_embeddings", None) or math.inf
+    longest = min(tokenizer.model_max_length, positions)
+    batch = BATCH if own or tokenizer.pad_token_id is not None else 1  # nothing to pad with
     labels = model.config.num_labels
     if labels not in (1, 2):
         raise UserError(f"--gold: a classifier of {labels} labels: a reward needs one or two")
@@ -159,9 +167,13 @@ def _sequence_classifier(folder: Path, device: str) -> Gold:
 
     def of_texts(table: pd.DataFrame) -> Any:
         texts = (table["prompt"] + table["completion"]).tolist()
-        given = tokenizer(
-            texts, padding=True, padding_side="right", truncation=True, return_tensors="pt"
-        )
+        given = tokenizer(texts, padding=len(texts) > 1, padding_side="right", return_tensors="pt")
+        length = given["input_ids"].shape[1]
+        if length > longest:
+            raise UserError(
+                f"--gold: {length} tokens of prompt and completion, and the classifier reads "
+                f"{longest}: lower data.max_length, or choose another"
+            )
         logits = model(**given.to(model.device)).logits
         return logits[:, -1] - logits[:, 0] if labels == 2 else logits[:, 0]
 
@@ -169,8 +181,8 @@ def _sequence_classifier(folder: Path, device: str) -> Gold:
     def gold(table: pd.DataFrame) -> np.ndarray:
         scores = np.empty(len(table))
         order = np.argsort(-(table["prompt"].str.len() + table["completion"].str.len()).to_numpy())
-        for first in range(0, len(order), BATCH):
-            places = order[first : first + BATCH]
+        for first in range(0, len(order), batch):
+            places = order[first : first + batch]
             part = table.iloc[places]
             scores[places] = (of_ids if own else of_texts)(part).double().cpu().numpy()
         return scores

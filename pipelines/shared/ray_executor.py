@@ -1,16 +1,18 @@
 """Run steps on a Ray cluster: each as a task that says what it needs, in a worker of its own.
 
-All nodes must see the results and cache folders under the same paths (a shared file system), and
-have this project installed. A task takes the step's threads as CPUs, the memory that it is
-predicted to need, and one GPU where the device is one. A node that is lost takes its tasks with it:
-Ray starts them again on another, where `run_step` throws away what was half-written. So results are
-those of the local executor, wherever and in whichever order the steps ran.
+All nodes must see the results and cache folders, and what is the user's own, under the same paths
+(a shared file system), and have this project installed. A task takes the step's threads as CPUs,
+the memory that it is predicted to need, and one GPU where the device is one. A node that is lost
+takes its tasks with it: Ray starts them again on another, where `run_step` throws away what was
+half-written. So results are those of the local executor, wherever and in whichever order the steps
+ran.
 
 Ray is an extra: pip install 'rlhf-vs-dpo[ray]'.
 """
 
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ from typing import Any
 
 from pipelines.shared.errors import StepFailed, UserError
 from pipelines.shared.executors import (
+    QUIET,
     Event,
     Prediction,
     mirror_to_wandb,
@@ -224,6 +227,7 @@ class Board:
 
 def run_here(step: Step, runtime: Runtime, board: Any) -> dict[str, Any]:
     """Body of a step's task, in a worker that ends with it."""
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     prepare_process(step)
     board.write.remote(step.fingerprint, 0, 0, "")
     last = 0.0

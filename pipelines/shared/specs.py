@@ -188,7 +188,7 @@ class RewardModelSpec(Spec):
     init: str = setting("sft", "where its trunk comes from", choices=("sft", "random"))
     normalise: str = setting(
         "bias",
-        "SFT completions score 0 on average; gain-bias: with standard deviation 1",
+        "the pairs' completions score 0 on average; gain-bias: with standard deviation 1",
         choices=("bias", "gain-bias", "none"),
     )
 
@@ -198,18 +198,14 @@ class EvaluationSpec(Spec):
     """The one meter that every arm stands under."""
 
     section: ClassVar[str] = "evaluation"
+    at_most: ClassVar[bool] = False  # fewer prompts than these will do
     split: str = setting("evaluation", "prompts it uses", choices=("evaluation", "validation"))
-    prompts: int = setting(256, "held-out prompts (0: all)", at_least=0)
+    prompts: int = setting(256, "held-out prompts", at_least=2)
     samples: int = setting(4, "completions a prompt and policy", at_least=1)
     reference_samples: int = setting(
         256, "completions a prompt of the SFT model, for the optimum", at_least=2
     )
     temperature: float = setting(1.0, "of policy and reference alike", above=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prompts == 1:
-            raise UserError("evaluation.prompts = 1: an interval over prompts needs at least 2")
 
 
 @dataclass(frozen=True)

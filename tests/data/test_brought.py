@@ -1,5 +1,6 @@
 """What people bring is known by its contents, not by where it lies."""
 
+import json
 import shutil
 
 import pytest
@@ -26,14 +27,36 @@ def test_the_same_model_elsewhere_is_the_same_and_another_is_not(model, tmp_path
     assert found.sha256 == again.sha256 and again.name == "renamed"
     (copy / "README.md").write_text("a model card is no part of the model")
     assert brought.digest_of(copy) == found.sha256
+    (copy / "LICENSE").write_text("nor is its licence")
+    assert brought.digest_of(copy) == found.sha256
+    (copy / "templates").mkdir()
+    (copy / "templates" / "tool.jinja").write_text("what lies in a folder is")
+    assert brought.digest_of(copy) != found.sha256
+    shutil.rmtree(copy / "templates")
+    (copy / "config.json").rename(copy / "other.json")
+    assert brought.digest_of(copy) != found.sha256, "and so are the files' names"
+    (copy / "other.json").rename(copy / "config.json")
     (copy / "model.safetensors").write_bytes(b"x" + (copy / "model.safetensors").read_bytes()[1:])
     assert brought.digest_of(copy) != found.sha256
+
+
+def test_a_model_of_another_kind_is_refused(model, monkeypatch):
+    monkeypatch.chdir(model)
+    assert brought.model(".").name == "model"
+    with pytest.raises(UserError, match=r"is no sequence classifier .*GPT2LMHeadModel"):
+        brought.reward(str(model))
+    config = json.loads((model / "config.json").read_text())
+    config["architectures"] = ["RobertaForMaskedLM"]
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"is no causal language model .*RobertaForMaskedLM"):
+        brought.model(str(model))
 
 
 def test_a_function_is_its_file_and_its_name(tmp_path):
     file = tmp_path / "reward.py"
     file.write_text("def good(prompts, completions): return [0.0] * len(prompts)\n")
     good, bad = (brought.reward(f"{file}:{name}") for name in ("good", "bad"))
+    assert good.name == "reward.py:good", "no folder of this machine"
     assert good.sha256 != bad.sha256 and brought.function_of(good.path) == (file, "good")
     file.write_text("def good(prompts, completions): return [1.0] * len(prompts)\n")
     assert brought.reward(f"{file}:good").sha256 != good.sha256
@@ -117,7 +140,7 @@ def test_a_file_that_was_changed_meanwhile_is_not_read(tmp_path):
     with pytest.raises(UserError, match="was changed since the command began"):
         brought.of(context, "own pairs")
     file.unlink()
-    with pytest.raises(UserError, match="was changed since"):
+    with pytest.raises(UserError, match="is not there on this machine"):
         brought.of(context, "own pairs")
     with pytest.raises(UserError, match="was not brought"):
         brought.of(Context("0" * 64, {}, tmp_path), "own pairs")

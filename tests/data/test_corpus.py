@@ -6,14 +6,15 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from tokenizers import normalizers
 
 from pipelines.data import brought, corpus
 from pipelines.data.pairs import SIDES
 from pipelines.data.pipeline import PAIRS, PROMPTS, TEST
-from pipelines.data.specs import DataSpec
+from pipelines.data.specs import DataSpec, RoomSpec
 from pipelines.shared.errors import UserError
-from pipelines.shared.models import new_policy
-from pipelines.shared.specs import ModelSpec, Runtime, SamplingSpec
+from pipelines.shared.models import load_tokenizer, new_policy
+from pipelines.shared.specs import ModelSpec, Runtime
 
 
 def rows(count=60):
@@ -55,7 +56,7 @@ def prepare(start, tmp_path):
             kind = {"pairs": PAIRS, "test": TEST, "prompts": PROMPTS}[name]
             assets[kind] = brought.digest_of(path)
             places[assets[kind]] = path
-        specs = {"data": spec or DataSpec(), "sampling": SamplingSpec(max_new_tokens=room)}
+        specs = {"data": spec or DataSpec(), "room": RoomSpec(room)}
         logged = []
         context = SimpleNamespace(
             step=SimpleNamespace(assets=assets),
@@ -66,7 +67,7 @@ def prepare(start, tmp_path):
             log=logged.append,
         )
         corpus.prepare(context)
-        return SimpleNamespace(folder=out, logged=logged[0], context=context)
+        return SimpleNamespace(folder=out, logged=logged[-1], context=context)
 
     return run
 
@@ -151,11 +152,39 @@ def test_room_is_left_for_what_policies_write(prepare, tokenizer):
     assert prepare(pairs=given, room=48 - tokens + 1).logged["rows/too long"] == 1
 
 
-def test_at_most_so_many_prompts_are_sampled_on_and_all_pairs_judged(prepare):
-    made = prepare(DataSpec(share_evaluation=0.5, evaluation_prompts=3), pairs=rows())
+def test_prompts_of_the_same_tokens_are_in_one_split(prepare, start):
+    """A tokenizer may read two texts as one: what counts is what the model reads."""
+    tokenizer = load_tokenizer(start / "checkpoint")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.save_pretrained(start / "checkpoint")
+    wide = str.maketrans({chr(c): chr(c + 0xFEE0) for c in range(0x21, 0x7F)})
+    given = [*rows(), *({**row, "prompt": row["prompt"].translate(wide)} for row in rows())]
+    table = pd.read_parquet(prepare(pairs=given).folder / "all_pairs.parquet")
+    assert table.groupby("prompt_id")["split"].nunique().max() == 1
+    test = [{**row, "prompt": row["prompt"].translate(wide)} for row in rows(9)]
+    made = prepare(DataSpec(share_evaluation=0.0), pairs=rows(), test=test)
+    assert made.logged["pairs/evaluation"] == 9 and made.logged["rows/in the test file"] == 9
+
+
+def test_prompts_that_are_judged_on_are_not_sampled_on_in_training(prepare):
+    test = [{"prompt": f"film {n}:", "chosen": " new", "rejected": " old"} for n in range(4)]
+    more = [{"prompt": f"FILM  {n}:"} for n in range(4)]
+    spec = DataSpec(share_evaluation=0.0)
+    made = prepare(spec, pairs=rows(), test=test, prompts=more)
     texts = pd.read_parquet(made.folder / "texts.parquet")
-    assert (texts["split"] == "evaluation").sum() == 3
-    assert made.logged["pairs/evaluation"] > 9
+    asked = texts["prompt"].str.lower().str.split().str.join(" ")
+    held_out = set(asked[texts["split"] == "evaluation"])
+    assert held_out == {f"film {n}:" for n in range(4)}
+    assert not held_out & set(asked[texts["split"] != "evaluation"])
+
+
+def test_rows_of_the_test_file_that_are_left_out_are_told(prepare):
+    test = [{"prompt": f"film {n}:", "chosen": " new", "rejected": " old"} for n in range(4)]
+    made = prepare(pairs=rows(), test=[*test, test[0] | {"rejected": " new"}])
+    with (made.folder / "left_out.csv").open() as file:
+        left = [row for row in csv.DictReader(file) if row["file"] == "test.jsonl"]
+    assert [(row["line"], row["problem"]) for row in left] == [("5", "identical")]
+    assert made.logged["rows"] == 65
 
 
 @pytest.mark.parametrize(
@@ -164,12 +193,28 @@ def test_at_most_so_many_prompts_are_sampled_on_and_all_pairs_judged(prepare):
         ([*rows(), {"prompt": "x"}], "line 61: has no chosen and no rejected"),
         (rows(3), "fewer than 2 prompts are held out"),
         ([{"prompt": [{"role": "user", "content": "q"}], "chosen": [], "rejected": []}], "line 1"),
+        ([row | {"chosen": " x" * 90} for row in rows()], "no pairs are left to train on"),
+        (
+            [
+                {
+                    "prompt": [{"role": "user", "content": "q"}],
+                    "chosen": [{"role": "assistant", "content": "a"}],
+                    "rejected": [{"role": "assistant", "content": "b"}],
+                }
+            ],
+            "line 1: the pairs are messages, and the tokenizer has no chat template",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line(prepare, given, message):
     with pytest.raises(UserError, match=message) as error:
         prepare(pairs=given)
     assert "\n" not in str(error.value)
+
+
+def test_more_tokens_than_the_model_has_positions(prepare):
+    with pytest.raises(UserError, match="= 64: the model has 48 positions"):
+        prepare(DataSpec(max_length=64), pairs=rows())
 
 
 def test_nothing_left_to_train_on(prepare):

@@ -26,7 +26,7 @@ def test_text_is_prompt_and_completion_each_by_itself_with_eos_at_the_end(tokeni
     assert prompt == tokenizer("a fine")["input_ids"]
     completion = encoder.completion("a fine", " film")
     assert completion == [*tokenizer(" film")["input_ids"], tokenizer.eos_token_id]
-    assert encoder.lengths("a fine", " film") == (len(prompt), len(completion))
+    assert encoder.both("a fine", " film") == (prompt, completion)
     assert encoder.text(completion) == " film"
 
 
@@ -36,7 +36,7 @@ def test_what_a_tokenizer_puts_around_a_text(tokenizer):
     class Wrapping:
         eos_token_id, chat_template = tokenizer.eos_token_id, None
 
-        def __call__(self, text, add_special_tokens=True):
+        def __call__(self, text, add_special_tokens=True, split_special_tokens=False):
             ids = tokenizer(text)["input_ids"]
             return {"input_ids": [7, *ids, self.eos_token_id] if add_special_tokens else ids}
 
@@ -62,8 +62,8 @@ def test_a_template_without_eos_gets_it(chatty):
 
 
 def test_a_template_that_cannot_part_prompt_and_answer_is_refused(chatty):
-    chatty.chat_template = "{{ messages | length }}" + CHAT
-    with pytest.raises(ValueError, match="writes a prompt in another way"):
+    chatty.chat_template = "{{ messages | length }}" + CHAT  # it counts the turns first
+    with pytest.raises(ValueError, match="writes the prompt in another way"):
         Encoder(chatty).completion((("user", "a"),), (("assistant", "film"),))
 
 
@@ -85,3 +85,27 @@ def test_padding_is_no_token_of_a_text(tokenizer):
     assert padded.padding_side == "left"
     own = with_padding(copy.deepcopy(tokenizer))
     assert own.pad_token_id == tokenizer.pad_token_id and len(own) == len(tokenizer)
+
+
+def test_a_line_end_of_the_answer_does_not_merge_with_the_templates(chatty):
+    role, line = "[{{ m.role }}]", "{{ '\\n' }}"
+    chatty.chat_template = CHAT.replace("[assistant]", "[assistant]" + line).replace(
+        role, role + "{% if m.role == 'assistant' %}" + line + "{% endif %}"
+    )
+    encoder = Encoder(chatty)
+    ids = encoder.completion((("user", "a"),), (("assistant", "\n\nfilm"),))
+    assert chatty.decode(ids[:-1]) == "\n\nfilm"
+
+
+def test_a_template_that_refuses_says_so(chatty):
+    chatty.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(ValueError, match="refuses the messages: no system role"):
+        Encoder(chatty).prompt((("system", "a"),))
+
+
+def test_what_is_written_like_a_special_token_is_text(tokenizer):
+    encoder = Encoder(tokenizer)
+    end = tokenizer.eos_token
+    ids = encoder.completion("a", f" film{end} here")
+    assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.eos_token_id not in encoder.prompt(f"a {end} film")

@@ -133,7 +133,7 @@ def test_every_kind_of_bad_row_is_named_with_its_line(tmp_path):
     path.write_text(text)
     found = check(
         read_pairs(path),
-        lengths=lambda prompt, completion: (len(prompt.split()), len(completion.split())),
+        encode=lambda prompt, completion: (prompt.split(), completion.split()),
         longest=20,
         test_prompts=frozenset({prompt_key("In the test file")}),
     )
@@ -152,7 +152,7 @@ def test_what_is_left_out_is_no_pair_to_be_repeated(tmp_path):
     long = Pair(1, "q", "a " * 30, "b")
     found = check(
         [long, Pair(2, *(long.prompt, long.chosen, long.rejected))],
-        lengths=lambda prompt, completion: (0, len(completion.split())),
+        encode=lambda prompt, completion: (prompt.split(), completion.split()),
         longest=5,
     )
     assert [problem.kind for problem in found.problems] == ["too long", "too long"]

@@ -323,6 +323,19 @@ def test_evaluation_is_the_mean_over_pairs_also_in_an_uneven_last_batch(spec, in
     assert found == pytest.approx(whole, rel=1e-5)
 
 
+def test_a_completion_that_is_too_long_behind_another_prompt_is_cut():
+    rows = [
+        {"prompt_ids": [5], "chosen_ids": [6] * 7, "rejected_ids": [7]},
+        {"prompt_ids": [8] * 5, "chosen_ids": [9], "rejected_ids": [9, 9]},
+    ]
+    seen = []
+    family.with_mismatched(lambda rows: seen.append(rows) or {}, positions=8)(rows)
+    (mixed,) = [batch for batch in seen if batch[0] is not rows[0]]
+    sides = ("chosen_ids", "rejected_ids")
+    lengths = [[len(row["prompt_ids"]) + len(row[side]) for row in mixed] for side in sides]
+    assert lengths == [[2, 8], [3, 6]], "seven tokens behind a prompt of five: three are left"
+
+
 class Run:
     """`train` of an arm on `inputs`, its logged rows and its weights."""
 

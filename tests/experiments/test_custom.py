@@ -64,7 +64,9 @@ def test_both_methods_stand_side_by_side_without_a_gold_reward(own, tmp_path, ca
     text = (study / "manifest.json").read_text() + (study / "report.html").read_text()
     assert str(own) not in text, "no path of this machine in what may be published"
     page = (study / "report.html").read_text()
-    assert "No gold reward was given" in page and "cannot claim that people would prefer" in page
+    assert "No reward was given to judge by" in page
+    assert "cannot claim that people would prefer" in page and "gold reward" not in page.lower()
+    assert "true reward" not in page, "papers' claims are not put to the test by a judge"
     assert "own choices</h2>" in page and "150 rows" in page
     table = pd.read_csv(study / "tables" / "held_out_accuracy.csv")
     assert table["judge"].value_counts().to_dict() == {
@@ -103,7 +105,9 @@ def test_a_function_of_ones_own_is_the_gold_reward(own, tmp_path):
     assert run(own, tmp_path, *more) == 0
     (study,) = (tmp_path / "experiments").glob("custom-pairs-*")
     page = (study / "report.html").read_text()
-    assert "No gold reward was given" not in page and "reward.py" in page
+    assert "No reward was given" not in page and "gold reward" in page
+    manifest = (study / "manifest.json").read_text()
+    assert "reward.py:fine" in manifest and str(own) not in manifest + page
     (corpus,) = (tmp_path / "runs" / "corpus").glob("*/all_pairs.parquet")
     assert "judge" not in set(pd.read_parquet(corpus)["split"]), "there is no judge to train"
 
@@ -113,6 +117,10 @@ def test_a_function_of_ones_own_is_the_gold_reward(own, tmp_path):
     [
         (["run", "custom"], "custom needs --model and --pairs"),
         (["run", "custom", "--model", "{own}/model"], "custom needs --pairs"),
+        (
+            [*"run custom --model {own}/model --pairs {own}/pairs.jsonl.gz --arms ppo-gt".split()],
+            "arm ppo-gt is trained on the gold reward: give one with --gold",
+        ),
         (["run", "sentiment", "--pairs", "x"], "--pairs is for `custom`"),
         (["plan", "custom", "--model", "{own}/none", "--pairs", "{own}/pairs.jsonl.gz"], "none"),
         (["plan", "custom", "--model", "{own}/model", "--pairs", "{own}/none"], "no such file"),

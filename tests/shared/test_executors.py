@@ -1,6 +1,8 @@
 """The local executor: order, reuse, and what happens when a step or its process breaks."""
 
 import os
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -113,3 +115,18 @@ def test_the_longest_chain_goes_first(runtime):
     seconds = {"quick": 1.0, "slow": 9.0}
     run_local([quick, slow], runtime, 1, events.append, lambda s: {"seconds": seconds[s.label]})
     assert [e.step.label for e in events if e.kind == "started"] == ["slow", "quick"]
+
+
+@pytest.mark.slow
+def test_no_library_takes_more_threads_than_the_step_has():
+    """In a process that has loaded nothing yet, as a worker elsewhere is."""
+    program = (
+        "from pipelines.shared.executors import prepare_process\n"
+        "from pipelines.shared.steps import Step\n"
+        "prepare_process(Step('a', 'b', 'c:d', 1, {}, threads=1))\n"
+        "import scipy.sparse.linalg, sklearn.feature_extraction.text, threadpoolctl, torch\n"
+        "print({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})\n"
+        "print(torch.get_num_threads())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["{1}", "1"], done.stdout + done.stderr

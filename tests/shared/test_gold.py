@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from pipelines.shared.errors import UserError
-from pipelines.shared.gold import FUNCTION, SOURCE, check_classifier, load_gold
+from pipelines.shared.gold import FUNCTION, SOURCE, load_gold
 from pipelines.shared.logprobs import pack
 from pipelines.shared.models import load_reward_model, new_reward_model, rewards
 
@@ -40,6 +40,15 @@ def test_a_function_gets_prompts_and_completions(tmp_path, table):
     assert gold(table).tolist() == [605, 118, 505]
 
 
+def test_a_file_may_have_dataclasses(tmp_path, table):
+    source = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from typing import ClassVar\n@dataclass\nclass A:\n    x: ClassVar[int] = 1\n"
+        "def score(prompts, completions): return [A.x] * len(prompts)\n"
+    )
+    assert function(tmp_path, source)(table).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -47,6 +56,10 @@ def test_a_function_gets_prompts_and_completions(tmp_path, table):
         ("def score(prompts, completions): return [1, float('nan'), 2]", "gave nan for .* dull"),
         ("def score(prompts, completions): return [1, None, 2]", "not numbers"),
         ("def score(prompts, completions): return 1 / 0", "raised ZeroDivisionError"),
+        ("def score(prompts, completions): raise ValueError('a\\nb')", "raised ValueError: a"),
+        ("def score(prompts, completions): return '123'", "returned a str"),
+        ("def score(prompts, completions): return None", "returned a NoneType"),
+        ("def score(prompts, completions): completions.pop(); return [1, 2]", "2 rewards for 3"),
         ("def other(): pass", "AttributeError"),
         ("def score(", "SyntaxError"),
     ],
@@ -107,7 +120,20 @@ def test_a_classifier_of_three_labels_is_no_reward(classifier):
         load_gold(folder)
 
 
-def test_a_language_model_is_no_classifier(policy, tmp_path):
-    policy.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"is no sequence classifier .*GPT2LMHeadModel"):
-        check_classifier(tmp_path)
+def test_what_does_not_fit_a_classifier_is_not_cut(classifier, table):
+    """Cut on the right, the completion would go, and every policy would get its prompts' score."""
+    folder = classifier(1)
+    (folder / FUNCTION).write_text(json.dumps({"function": ""}))
+    long = table.assign(prompt=["a fine film " * 9] * 3)
+    with pytest.raises(UserError, match=r"tokens of prompt and completion, .* reads 24"):
+        load_gold(folder)(long)
+
+
+def test_a_classifier_without_padding_reads_one_text_at_a_time(classifier, tokenizer, table):
+    folder = classifier(1)
+    (folder / FUNCTION).write_text(json.dumps({"function": ""}))
+    expected = load_gold(folder)(table)
+    stored = json.loads((folder / "checkpoint" / "tokenizer_config.json").read_text())
+    del stored["pad_token"]
+    (folder / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(stored))
+    np.testing.assert_allclose(load_gold(folder)(table), expected, rtol=1e-4)
