@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 
 import pandas as pd
 import pytest
@@ -143,13 +144,61 @@ def test_a_plan_names_the_own_steps(own, tmp_path, capsys):
         assert label in out
 
 
+GOOD = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(9)]
+
+
+def lines(rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+BAD = {
+    "a row without columns": (lines([*GOOD, {"prompt": "x"}]), "line 10: has no chosen and no"),
+    "other columns": (lines([{"question": "q", "answer": "a"}]), "line 1: has no chosen and no"),
+    "two forms": (
+        lines([*GOOD, {"chosen": f"x{ASSISTANT} a", "rejected": f"x{ASSISTANT} b"}]),
+        "line 10: is implicit, where the first pair",
+    ),
+    "not UTF-8": (lines(GOOD) + b'{"prompt": "\xff"}\n', "line 10: byte 13 of it is not UTF-8"),
+    "a line without end": (lines(GOOD) + b'{"prompt": "' + b"x" * 17 * 2**20, "longer than 16 MiB"),
+    "a gzip that is cut off": (gzip.compress(lines(GOOD))[:-20], "damaged or cut off"),
+}
+
+
 @pytest.mark.slow
-def test_a_bad_row_ends_the_run_and_leaves_nothing_half_written(own, tmp_path, capsys):
-    bad = tmp_path / "bad.jsonl"
-    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(9)]
-    bad.write_text("\n".join(json.dumps(row) for row in [*rows, {"prompt": "x"}]))
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_ends_the_run_and_leaves_nothing_half_written(own, tmp_path, capsys, kind):
+    content, message = BAD[kind]
+    bad = tmp_path / ("bad.jsonl.gz" if "gzip" in kind else "bad.jsonl")
+    bad.write_bytes(content)
     given = ["--model", str(own / "model"), "--pairs", str(bad), "--scale", "smoke"]
     assert main(["run", "custom", *given, "--results", str(tmp_path / "results")]) == 2
     err = capsys.readouterr().err
-    assert "line 10: has no chosen and no rejected" in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1
     assert not list((tmp_path / "results" / "runs").glob("corpus/*"))
+
+
+def _remote_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+REFUSED = {
+    "has no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "as a pickle only": lambda folder: (folder / "model.safetensors").rename(
+        folder / "pytorch_model.bin"
+    ),
+    "code of its own": _remote_code,
+    "has no config.json": lambda folder: (folder / "config.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_model_is_refused_before_anything_is_written(own, tmp_path, capsys, message):
+    model = shutil.copytree(own / "model", tmp_path / "model")
+    REFUSED[message](model)
+    given = ["--model", str(model), "--pairs", str(own / "pairs.jsonl.gz")]
+    assert main(["run", "custom", *given, "--results", str(tmp_path / "results")]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
