@@ -41,13 +41,14 @@ def chosen(options: argparse.Namespace) -> Study:
         UserError: one of them is unknown or does not fit.
     """
     arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
-    own = {name: getattr(options, f"own_{name}") for name in OWN}
+    given = vars(options)  # an option that a command does not have is one that was not given
+    own = {name: given.get(f"own_{name}") for name in OWN}
     own = {name: value for name, value in own.items() if value is not None}
     imports = {}
-    for given in options.imports:
-        name, equals, place = given.partition("=")
+    for text in given.get("imports", []):
+        name, equals, place = text.partition("=")
         if not (equals and name and place) or name in imports:
-            raise UserError(f"--import {given}: write NAME=DIR, each name once")
+            raise UserError(f"--import {text}: write NAME=DIR, each name once")
         imports[name] = place
     experiment = find(options.experiment).given(own).importing(imports)
     return experiment.resolve(options.scale, arms, options.seeds, options.assignments)
