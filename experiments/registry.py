@@ -42,8 +42,8 @@ def chosen(options: argparse.Namespace) -> Study:
     """
     arms = [arm.strip() for arm in options.arms.split(",")] if options.arms is not None else None
     given = vars(options)  # an option that a command does not have is one that was not given
-    own = {name: given.get(f"own_{name}") for name in OWN}
-    own = {name: value for name, value in own.items() if value is not None}
+    known = {name: given.get(f"own_{name}") for name in OWN}
+    own = {name: str(value) for name, value in known.items() if value is not None}
     imports = {}
     for text in given.get("imports", []):
         name, equals, place = text.partition("=")
