@@ -165,3 +165,12 @@ def ordered_by(row: Mapping[str, Any]) -> str:
     if row["judge"] == "policy":
         return policy_name(row)
     return " ".join(part for part in (ORDERED_BY[row["judge"]], row["variant"]) if part)
+
+
+def in_words_of(manifest: Mapping[str, Any], text: str) -> str:
+    """`text` as it is said of a study without a gold reward: by the name of what stands for it."""
+    judge = manifest.get("judge", "")
+    if not judge:
+        return text
+    capital = judge[0].upper() + judge[1:]
+    return text.replace("gold reward", judge).replace("Gold reward", capital)

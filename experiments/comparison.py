@@ -311,8 +311,9 @@ class ComparisonStudy(Study):
         }
 
     def write_report(self, folder: Path) -> Written:
+        from analysis.formats import in_words_of
         from analysis.report.views import headline_grid
-        from analysis.report.write import in_words_of, write_report
+        from analysis.report.write import write_report
 
         made = write_report(folder)
         headline = headline_grid(made["headline"])

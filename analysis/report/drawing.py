@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis.cost.compute import typical
 from analysis.figures import (
@@ -23,7 +24,7 @@ from analysis.figures import (
     tuning_plot,
     win_rate_plot,
 )
-from analysis.formats import MINUS
+from analysis.formats import MINUS, in_words_of
 from analysis.judging.contests import GOLD
 from analysis.report.tables import Made
 from analysis.studies.study import Study
@@ -33,7 +34,12 @@ MOST_POLICIES = 26  # rows of a win-rate matrix
 
 def draw(study: Study, made: Made) -> dict[str, Figure]:
     """The figures by name; those with nothing to show are left out."""
-    return {name: figure for name, figure in _all(study, made) if figure is not None}
+    drawn = {name: figure for name, figure in _all(study, made) if figure is not None}
+    for figure in drawn.values():
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_text(in_words_of(study.manifest, text.get_text()))
+    return drawn
 
 
 def _all(study: Study, made: Made) -> Iterator[tuple[str, Figure | None]]:

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from analysis.cost.compute import ratios
 from analysis.figures import style
-from analysis.formats import number, short
+from analysis.formats import in_words_of, number, short
 from analysis.report import drawing as figures
 from analysis.report import findings, frontier_findings, notes, page, views
 from analysis.report.frontier_hover import frontier_data
@@ -86,15 +86,6 @@ def write_report(study_folder: Path) -> dict[str, Any]:
         for sentence in [*lead, *answer]
     ]
     return {"headline": headline, "sentences": sentences, "caveats": caveats, "report": path}
-
-
-def in_words_of(manifest: Mapping[str, Any], text: str) -> str:
-    """`text` as it is said of a study without a gold reward: by the name of what stands for it."""
-    judge = manifest.get("judge", "")
-    if not judge:
-        return text
-    capital = judge[0].upper() + judge[1:]
-    return text.replace("gold reward", judge).replace("Gold reward", capital)
 
 
 def provenance(

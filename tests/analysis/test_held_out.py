@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.formats import in_words_of
 from analysis.judging.held_out import held_out_accuracy
 from analysis.studies.held_out import read_held_out
 from pipelines.evaluate.schema import conform
@@ -128,3 +129,10 @@ def test_what_was_judged_otherwise_is_refused(stored, change, message):
     change(manifest, records)
     with pytest.raises(UserError, match=message):
         read_held_out(stored[0], manifest, records, "again")
+
+
+def test_a_study_without_a_gold_reward_does_not_speak_of_one():
+    judged = {"judge": "judge's reward"}
+    text = "Gold reward against KL, by the gold reward"
+    assert in_words_of(judged, text) == "Judge's reward against KL, by the judge's reward"
+    assert in_words_of({"judge": ""}, text) == in_words_of({}, text) == text
