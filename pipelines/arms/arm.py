@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.data.specs import OwnProtocol
 from pipelines.shared.errors import UserError
-from pipelines.shared.specs import Protocol, Spec
+from pipelines.shared.specs import Protocol, SimulatedProtocol, Spec
 from pipelines.shared.steps import Step, closure
 
 FAMILIES = ("start", "supervised", "rl", "dpo", "sampling", "own")
@@ -212,7 +213,8 @@ def _check_section(arm: Arm) -> None:
     """The section must be a name, and not one that the protocol itself has."""
     assert arm.settings is not None
     section = arm.settings.section
-    if not section.isidentifier() or section in dir(Protocol()):
+    taken = {*dir(SimulatedProtocol()), *dir(OwnProtocol())}
+    if not section.isidentifier() or section in taken:
         raise UserError(
             f"arm {arm.name}: its settings' section {section!r} must be a Python name that the "
             "protocol does not use itself"

@@ -132,8 +132,8 @@ def _leave_out_tested(found: Checked, keys: frozenset[str], encoder: Encoder) ->
 def split_of(key: str, spec: DataSpec) -> str:
     """The split of a prompt, by the sha256 of its key: however it is typed, it is in one."""
     share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
-    for name in SPLITS[:-1]:
-        width = getattr(spec, f"share_{name}")
+    widths = (spec.share_evaluation, spec.share_validation, spec.share_judge)
+    for name, width in zip(SPLITS, widths, strict=False):
         if share < width:
             return name
         share -= width

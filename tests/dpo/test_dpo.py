@@ -17,6 +17,7 @@ from pipelines.dpo.reference import with_reference
 from pipelines.dpo.specs import DPOSpec
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import completion_logprobs, pack
+from pipelines.shared.steps import Step
 from pipelines.shared.training import PolicyWriter, StepCallback
 
 BETA = 0.3
@@ -157,7 +158,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(trainer, monkeypatch):
 
 def test_weights_that_are_not_finite_are_never_saved(policy, tokenizer, tmp_path):
     policy.lm_head.weight.data[0, 0] = float("inf")
-    writer = PolicyWriter(SimpleNamespace(path=tmp_path), policy, tokenizer)
+    writer = PolicyWriter(
+        SimpleNamespace(path=tmp_path, step=Step("arm", "s0", "a:b", 1, {})), policy, tokenizer
+    )
     with pytest.raises(FloatingPointError, match="not finite at step 7"):
         writer(7)
 

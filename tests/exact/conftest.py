@@ -9,11 +9,13 @@ from pipelines.exact.specs import TaskSpec
 from pipelines.exact.task import Task, make
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy, load_tokenizer
+from pipelines.shared.steps import Step
 
 
 def made(folder, **spec):
     torch.manual_seed(0)
     context = SimpleNamespace(
+        step=Step("arm", "s0", "a:b", 1, {}),
         path=folder,
         seed=0,
         spec=lambda name: TaskSpec(**spec),

@@ -10,6 +10,7 @@ from pipelines.exact.oracle import closed_share
 from pipelines.rlhf.specs import GRPOSpec, RLOOSpec
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy
+from pipelines.shared.steps import Step
 
 SPECS = {"rloo": RLOOSpec, "grpo": GRPOSpec}
 SHORT = {
@@ -29,6 +30,7 @@ def share_of_a_run(made, folder, method, **changes) -> float:
     spec = SPECS[method](**(SHORT | changes))
     rows = []
     context = SimpleNamespace(
+        step=Step("arm", "s0", "a:b", 1, {}),
         path=folder,
         seed=0,
         inputs={"task": made.folder},

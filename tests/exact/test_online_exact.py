@@ -12,6 +12,7 @@ from pipelines.exact.oracle import closed_share
 from pipelines.exact.sampling_steps import train_online_dpo
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy
+from pipelines.shared.steps import Step
 
 
 def trained(made, folder, beta: float) -> SimpleNamespace:
@@ -21,6 +22,7 @@ def trained(made, folder, beta: float) -> SimpleNamespace:
     )
     rows: list = []
     context = SimpleNamespace(
+        step=Step("arm", "s0", "a:b", 1, {}),
         path=folder,
         seed=0,
         inputs={"task": made.folder},

@@ -21,6 +21,7 @@ from pipelines.shared.logprobs import Sequences
 from pipelines.shared.models import load_policy, new_reward_model
 from pipelines.shared.sampling import keyed_uniforms, sample
 from pipelines.shared.specs import SamplingSpec
+from pipelines.shared.steps import Step
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 KINDS = {
@@ -462,6 +463,7 @@ def test_a_step_leaves_a_policy_and_nothing_else(policy, tokenizer, tmp_path, me
     sampling = SamplingSpec(prompts=3, max_new_tokens=LENGTH)
     rows = []
     context = SimpleNamespace(
+        step=Step("arm", "s0", "a:b", 1, {}),
         path=path,
         seed=0,
         inputs={"sft": sft, "reward_model": judge, "corpus": corpus},
