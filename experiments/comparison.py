@@ -317,9 +317,8 @@ class ComparisonStudy(Study):
 
         made = write_report(folder)
         headline = headline_grid(made["headline"])
-        columns = [
-            (in_words_of(self.manifest(), name), right) for name, right in headline["columns"]
-        ]
+        judged = {"judge": self.experiment.judge}
+        columns = [(in_words_of(judged, name), right) for name, right in headline["columns"]]
         return Written(columns, headline["rows"], made["sentences"])
 
 

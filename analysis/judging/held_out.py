@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import POLICY, interval
+from analysis.studies.held_out import PAIR
 from pipelines.evaluate.schema import HELD_OUT_ACCURACY, conform
 
 # Who orders the two completions of a pair, by the column that is above 0 where it agrees.
@@ -39,7 +40,7 @@ def held_out_accuracy(pairs: pd.DataFrame) -> pd.DataFrame:
         if judge == "policy":
             table = table[table["arm"] != "sft"]
         else:  # the same in the rows of every policy that has them in common
-            keys = ["reward_model", *_PAIR] if judge == "reward-model" else _PAIR
+            keys = ["reward_model", *PAIR] if judge == "reward-model" else PAIR
             table = table.drop_duplicates(keys)
         if judge == "reward-model" and table.groupby("seed")["reward_model"].nunique().max() > 1:
             whose = ["judge", "variant"]
@@ -64,6 +65,3 @@ def held_out_accuracy(pairs: pd.DataFrame) -> pd.DataFrame:
             )
     table = pd.DataFrame(rows, columns=list(HELD_OUT_ACCURACY))
     return conform(table, "held_out_accuracy")
-
-
-_PAIR = ["prompt_id", "line"]

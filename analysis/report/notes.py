@@ -51,10 +51,14 @@ def caveats(study: Study) -> list[str]:
             f"coefficient c the methods then aim at reward {MINUS} c\u00b7T\u00b7KL, not at the "
             "J that is measured here."
         )
-    elsewhere = [arm["arm"] for arm in study.manifest["arms"] if _imported(records[arm["policy"]])]
+    elsewhere = {
+        arm["arm"]
+        for arm in study.manifest["arms"]
+        if records[arm["policy"]]["stage"] == "imported"
+    }
     if elsewhere:
         found.append(
-            f"Trained elsewhere: {some(sorted(set(elsewhere)))}. What that cost is not known and "
+            f"Trained elsewhere: {some(sorted(elsewhere))}. What that cost is not known and "
             "not in any total, and that it started from the shared SFT model is not checked; KL, "
             "rewards and prompts are those of every policy."
         )
@@ -158,10 +162,6 @@ def _earlier_accounting(study: Study) -> list[str]:
         "head: SFT's are about 7% too low and those of DPO and its relatives about 11%; networks "
         "and model memory were not recorded then."
     ]
-
-
-def _imported(record: Mapping[str, Any]) -> bool:
-    return record["stage"] == "imported"
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pipelines.data.pipeline import PAIRS, PROMPTS, TEST
 from pipelines.data.prompts import read_prompts
 from pipelines.data.rows import unit_of
 from pipelines.data.specs import DataSpec
-from pipelines.shared.corpus import TEXTS, prompt_hash
+from pipelines.shared.corpus import TEXTS, by_share, prompt_hash
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_config, load_tokenizer
 from pipelines.shared.preferences import MARGIN_COLUMNS, PAIR_COLUMNS
@@ -44,16 +44,17 @@ def prepare(context: Context) -> None:
         "room": context.spec("room").tokens,
     }
     path = brought.of(context, PAIRS)
-    found = {path: _checked(path, limits, frozenset())}
     keys: frozenset[str] = frozenset()
     if TEST in context.step.assets:
         test = brought.of(context, TEST)
         keys = prompts_of_file(test) | {read_key(row, encoder) for row in _texts_of(test, encoder)}
-        found = {path: _checked(path, limits, keys), test: _checked(test, limits, frozenset())}
+    found = {path: _checked(path, limits, keys)}
+    if keys:
         _leave_out_tested(found[path], keys, encoder)
     rows = [(pair, split_of(read_key(pair.prompt, encoder), spec)) for pair in found[path].pairs]
-    for checked in list(found.values())[1:]:
-        rows += [(pair, HELD_OUT) for pair in checked.pairs]
+    if TEST in context.step.assets:
+        found[test] = _checked(test, limits, frozenset())
+        rows += [(pair, HELD_OUT) for pair in found[test].pairs]
     if not any(split == TRAINING for _, split in rows):
         raise UserError(f"{path}: no pairs are left to train on")
     table = encoded(rows, encoder)
@@ -131,13 +132,8 @@ def _leave_out_tested(found: Checked, keys: frozenset[str], encoder: Encoder) ->
 
 def split_of(key: str, spec: DataSpec) -> str:
     """The split of a prompt, by the sha256 of its key: however it is typed, it is in one."""
-    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
     widths = (spec.share_evaluation, spec.share_validation, spec.share_judge)
-    for name, width in zip(SPLITS, widths, strict=False):
-        if share < width:
-            return name
-        share -= width
-    return TRAINING
+    return by_share(hashlib.sha256(key.encode()).hexdigest(), SPLITS, widths)
 
 
 def encoded(rows: Iterable[tuple[Pair, str]], encoder: Encoder) -> pd.DataFrame:
@@ -213,19 +209,18 @@ def pairs_of(context: Context, split: str) -> pd.DataFrame:
     return table[table["split"] == split].reset_index(drop=True)
 
 
+def sided(table: pd.DataFrame, side: str) -> pd.DataFrame:
+    """One side of pairs, as a table of completions."""
+    return table[["prompt_id", "prompt", "prompt_ids"]].assign(
+        completion=table[side], completion_ids=table[f"{side}_ids"]
+    )
+
+
 def completions(context: Context) -> None:
     """Step: write completions.parquet (prompt_id, prompt, prompt_ids, sample, completion,
     completion_ids, finished): each completion of a training pair once."""
     table = pairs_of(context, TRAINING)
-    both = pd.concat(
-        [
-            table[["prompt_id", "prompt", "prompt_ids"]].assign(
-                completion=table[side], completion_ids=table[f"{side}_ids"]
-            )
-            for side in SIDES
-        ],
-        ignore_index=True,
-    )
+    both = pd.concat([sided(table, side) for side in SIDES], ignore_index=True)
     both = both.assign(key=both["completion_ids"].map(tuple))
     both = both.drop_duplicates(["prompt_id", "key"]).sort_values(["prompt_id", "key"])
     both["sample"] = both.groupby("prompt_id").cumcount()

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from pipelines.data import brought
-from pipelines.data.corpus import HELD_OUT, TRAINING, pairs_of
+from pipelines.data.corpus import HELD_OUT, TRAINING, pairs_of, sided
 from pipelines.data.pairs import SIDES
 from pipelines.data.pipeline import GOLD
 from pipelines.data.specs import JudgeSpec
@@ -70,11 +70,4 @@ def log_accuracy(context: Context, name: str) -> None:
             "held_out_pairs": len(table),
             "held_out_agreement": float(right.mean()),
         }
-    )
-
-
-def sided(table: pd.DataFrame, side: str) -> pd.DataFrame:
-    """One side of pairs, as a table of completions."""
-    return table[["prompt_id", "prompt", "prompt_ids"]].assign(
-        completion=table[side], completion_ids=table[f"{side}_ids"]
     )

@@ -13,8 +13,6 @@ from pipelines.shared.models import load_tokenizer
 from pipelines.shared.steps import Context
 from pipelines.shared.training import PolicyWriter
 
-STAGE = "imported"
-
 
 def adopt(context: Context) -> None:
     """Step: write checkpoint/, with the shared tokenizer.

@@ -5,8 +5,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from pipelines.data.corpus import pairs_of
-from pipelines.data.gold import sided
+from pipelines.data.corpus import pairs_of, sided
 from pipelines.data.pairs import SIDES
 from pipelines.evaluate.samples import scored
 from pipelines.evaluate.schema import HELD_OUT_LOGPROBS, HELD_OUT_REWARDS, conform

@@ -57,14 +57,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 def split_of(prompt_ids: Sequence[int], spec: CorpusSpec) -> str:
     """The split of a prompt, by the sha256 of its ids alone: a prompt can be in one split only."""
-    share = int(prompt_hash(prompt_ids)[:8], 16) / 2**32
-    for split, width in zip(
-        SPLITS, (spec.share_sft, spec.share_preference, spec.share_validation), strict=False
-    ):
+    widths = (spec.share_sft, spec.share_preference, spec.share_validation)
+    return by_share(prompt_hash(prompt_ids), SPLITS, widths)
+
+
+def by_share(digest: str, splits: Sequence[str], widths: Sequence[float]) -> str:
+    """The split that a sha256 (hex) falls into.
+
+    Args:
+        widths: the share of each split but the last, which has the rest.
+    """
+    share = int(digest[:8], 16) / 2**32
+    for split, width in zip(splits, widths, strict=False):
         if share < width:
             return split
         share -= width
-    return "evaluation"
+    return splits[-1]
 
 
 def prompt_hash(prompt_ids: Sequence[int]) -> str:
