@@ -81,7 +81,7 @@ def tokens_of(given: str) -> tuple[Encode, int | None]:
     from pipelines.data import brought
     from pipelines.data.encoding import Encoder
 
-    folder = brought.model(given).path
+    folder: Any = brought.model(given).path
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         config: Any = AutoConfig.from_pretrained(folder)

@@ -79,6 +79,7 @@ class Comparison(Experiment):
 
     Attributes:
         stages: where the stages that all arms share come from.
+        at_scale: the same for scales where they come from elsewhere.
         imports: checkpoints from elsewhere, by the names of the arms that they become.
         default: the arms that are run unless others are named.
         sweeps: values of an arm's swept setting, where not the arm's own.
@@ -93,6 +94,7 @@ class Comparison(Experiment):
     """
 
     stages: Stages = field(default_factory=Simulated)
+    at_scale: Mapping[str, Stages] = field(default_factory=dict)
     imports: Mapping[str, Brought] = field(default_factory=dict)
     default: Sequence[str] = ()
     sweeps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -168,7 +170,7 @@ class ComparisonStudy(Study):
 
     @property
     def brought(self) -> Mapping[str, Path]:
-        return {thing.sha256: thing.path for thing in self._own().values()}
+        return {thing.sha256: thing.path for thing in self._own().values() if thing.path}
 
     def _own(self) -> dict[str, Brought]:
         """What is the user's own, by the name that steps know it by."""
@@ -374,7 +376,7 @@ def resolve(
     combinations = [({**single, **values}, values) for values in tried]
     unswept = {name: value for name, value in single.items() if name not in swept}
     protocol = settings.apply(declared, {**unswept, **tried[0]})
-    start = Start.of(protocol, experiment.stages)
+    start = Start.of(protocol, experiment.at_scale.get(scale, experiment.stages))
     temperatures = TemperaturesSpec(experiment.temperatures) if experiment.temperatures else None
     runs: dict[str, Run] = {}
     estimates: dict[str, Estimate] = {}

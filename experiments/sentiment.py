@@ -21,6 +21,8 @@ Left out: judges, and intervals over more than a few seeds.
     rlhf-vs-dpo run sentiment --scale mini
     rlhf-vs-dpo run sentiment --scale mini --arms all
 
+At scale small the model is a pretrained one, and the gold reward a classifier fine-tuned from it.
+
 After Rafailov et al. 2023, section 6.1 and figure 2 (left); see `deviations`.
 """
 
@@ -28,7 +30,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.comparison import Comparison
+from experiments.stages import Pretrained
 from pipelines.baselines.specs import PreferredFTSpec
+from pipelines.data.specs import (
+    FINE_TUNED,
+    ClassifierSpec,
+    FineTuneSpec,
+    PretrainedProtocol,
+    StartSpec,
+    TextsSpec,
+)
 from pipelines.dpo.specs import (
     ConservativeDPOSpec,
     DPOSpec,
@@ -148,28 +159,87 @@ MINI = SimulatedProtocol(
     },
 )
 
+# A pretrained model of 135 million weights on the same reviews, for one GPU. Its gold reward is a
+# classifier fine-tuned from it on the human labels. Nothing is tuned: learning rates are of the
+# usual size for full fine-tuning of such models; with LoRA take tenfold ones:
+#   --set weights.lora_rank=16 --set ppo.learning_rate=5e-5 --set dpo.learning_rate=5e-5
+SMALL = PretrainedProtocol(
+    start=StartSpec(model="smollm2-135m-instruct"),
+    corpus=TextsSpec(source="rotten-tomatoes", max_tokens=64),
+    gold=ClassifierSpec(model=FINE_TUNED, epochs=2, batch_size=32, learning_rate=3e-5),
+    sft=FineTuneSpec(epochs=1, batch_size=64, learning_rate=5e-5),
+    sampling=SamplingSpec(prompts=1000, completions=4, max_new_tokens=24, temperature=1.0),
+    reward_model=RewardModelSpec(epochs=1, batch_size=64, learning_rate=2e-5),
+    evaluation=EvaluationSpec(prompts=256, samples=4, reference_samples=256),
+    arms={
+        **of_all(PAIRS, epochs=1, batch_size=64, learning_rate=5e-6, snapshots=1),
+        "ppo": PPOSpec(
+            updates=60,
+            rollouts=128,
+            ppo_epochs=4,
+            minibatches=4,
+            learning_rate=5e-6,
+            kl_horizon=500.0,
+            snapshots=1,
+        ),
+        "reinforce": ReinforceSpec(updates=60, rollouts=128, learning_rate=1e-5, snapshots=1),
+        **of_all(
+            GROUPS,
+            updates=60,
+            rollouts=128,
+            group=4,
+            epochs=4,
+            minibatches=4,
+            learning_rate=5e-6,
+            snapshots=1,
+        ),
+        "online_dpo": OnlineDPOSpec(
+            rounds=60, pairs=64, epochs=4, batch_size=16, learning_rate=5e-6, snapshots=1
+        ),
+    },
+)
+
 ARMS = ("sft", "ppo", "dpo")  # by default; --arms all has every registered one
 BETAS = (0.05, 0.1, 0.3, 1.0)  # the objective's own coefficient: the same for every arm that has it
 
 
-def deviations(protocol: SimulatedProtocol) -> list[dict[str, str]]:
+def made_of(protocol: Any) -> list[tuple[str, str, str]]:
+    """Texts, gold reward, model, prompts and tokenizer: what the paper says, and what is here."""
+    texts = "Rotten Tomatoes snippets"
+    if isinstance(protocol, PretrainedProtocol):
+        gold = (
+            f"a classifier fine-tuned from the model on their human labels, {protocol.gold.epochs}"
+        )
+        gold += " epochs"
+        model = f"{protocol.start.model}, fine-tuned on the snippets, {protocol.sft.epochs} epochs"
+        prompt = f"the first {protocol.corpus.shortest_prompt} tokens"
+        tokenizer = "the model's own"
+    else:
+        gold = "TF-IDF + logistic regression on their human labels"
+        size = f"{protocol.model.layers} x {protocol.model.width}"
+        model = f"GPT-2 architecture, {size}, trained from scratch, {protocol.sft.epochs} epochs"
+        prompt = f"the first {protocol.corpus.prompt_tokens} tokens"
+        tokenizer = (
+            "byte-level BPE fitted on the text of all reviews, labels unseen: prompts, and so the "
+            "splits, are defined by its tokens"
+        )
+    siebert = "IMDb reviews; siebert/sentiment-roberta-large-english"
+    return [
+        ("text and gold reward", siebert, f"{texts}; {gold}"),
+        ("model", "gpt2-large", model),
+        ("prompt", "prefixes of 2-8 tokens", prompt),
+        ("tokenizer", "GPT-2's", tokenizer),
+    ]
+
+
+def deviations(protocol: Any) -> list[dict[str, str]]:
     """What the paper says (or leaves open) and what is done here."""
-    model, sampling, evaluation = protocol.model, protocol.sampling, protocol.evaluation
+    sampling, evaluation = protocol.sampling, protocol.evaluation
     ppo, dpo = protocol.arm("ppo"), protocol.arm("dpo")
     pairs = sampling.completions * (sampling.completions - 1) // 2
+    *first, tokenizer = made_of(protocol)
     rows = [
-        (
-            "text and gold reward",
-            "IMDb reviews; siebert/sentiment-roberta-large-english",
-            "Rotten Tomatoes snippets; TF-IDF + logistic regression on their human labels",
-        ),
-        (
-            "model",
-            "gpt2-large",
-            f"GPT-2 architecture, {model.layers} x {model.width}, trained from scratch, "
-            f"{protocol.sft.epochs} epochs",
-        ),
-        ("prompt", "prefixes of 2-8 tokens", f"the first {protocol.corpus.prompt_tokens} tokens"),
+        *first,
         (
             "pairs",
             "4 completions x 25,000 prefixes, 6 pairs each",
@@ -219,12 +289,7 @@ def deviations(protocol: SimulatedProtocol) -> list[dict[str, str]]:
             f"temperature {evaluation.temperature:g}, no top-k or top-p; Rao-Blackwellised "
             f"sequence KL; {evaluation.prompts} held-out prompts x {evaluation.samples}",
         ),
-        (
-            "tokenizer",
-            "GPT-2's",
-            "byte-level BPE fitted on the text of all reviews, labels unseen: prompts, and so the "
-            "splits, are defined by its tokens",
-        ),
+        tokenizer,
     ]
     return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
 
@@ -234,7 +299,8 @@ SENTIMENT = Comparison(
     title="RLHF and DPO on controlled sentiment",
     question="Which method gets more gold reward for the KL it spends: "
     "RLHF (reward model + PPO) or DPO?",
-    scales={"smoke": SMOKE, "mini": MINI},
+    scales={"smoke": SMOKE, "mini": MINI, "small": SMALL},
+    at_scale={"small": Pretrained()},
     default=ARMS,
     sweeps={"ppo": BETAS, "ppo-gt": BETAS, "dpo": (*BETAS, 5.0)},
     reward_label="gold reward (log-odds of fresh)",

@@ -11,7 +11,10 @@ from pipelines.shared.specs import kinds_of, sections
 
 # Shared by all arms of one comparison: swept, they would be several comparisons. The rest changes
 # an arm.
-SHARED = ("corpus", "model", "gold", "sft", "sampling", "evaluation", "compute", "task")
+SHARED = (
+    *("corpus", "start", "model", "gold", "sft", "sampling", "evaluation", "compute", "task"),
+    "weights",
+)
 
 
 def parse(arguments: Iterable[str], protocol: Any) -> dict[str, tuple[Any, ...]]:

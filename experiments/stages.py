@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pipelines.data import labelled
 from pipelines.data import pipeline as own
 from pipelines.data.brought import Brought
 from pipelines.rlhf.pipeline import sft
@@ -60,6 +61,24 @@ class Simulated(Stages):
         return simulated.pairs(protocol, shared.completions, seed)
 
 
+class Pretrained(Stages):
+    """A pretrained model on labelled texts; a simulated labeller compares its completions, the seed
+    drawing the labels."""
+
+    def shared(self, protocol: Any) -> Shared:
+        start = labelled.start(protocol)
+        corpus = labelled.corpus(protocol, start)
+        gold, policy = (
+            labelled.gold(protocol, start, corpus),
+            labelled.sft(protocol, start, corpus),
+        )
+        completions = simulated.completions(protocol, corpus, gold, policy)
+        return Shared(corpus, gold, policy, completions)
+
+    def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
+        return simulated.pairs(protocol, shared.completions, seed)
+
+
 class Own(Stages):
     """Somebody's model and pairs; the same pairs for every seed."""
 
@@ -67,7 +86,7 @@ class Own(Stages):
 
     def shared(self, protocol: Any) -> Shared:
         digests = {name: thing.sha256 for name, thing in self.brought.items()}
-        start = own.start(protocol, digests)
+        start = own.start(digests)
         corpus = own.corpus(protocol, start, digests)
         gold = own.gold(protocol, start, corpus, digests)
         return Shared(corpus, gold, own.sft(protocol, start, corpus), own.completions(corpus))

@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 
 from pipelines.shared.allocator import keep_freed_memory
-from pipelines.shared.assets import ROTTEN_TOMATOES, default_cache, read
+from pipelines.shared.assets import ROTTEN_TOMATOES, default_cache
 from pipelines.shared.corpus import train_tokenizer
 from pipelines.shared.models import new_policy
 from pipelines.shared.specs import ModelSpec
+from pipelines.shared.wheels import read
 
 BATCH, RATE = 32, 2e-3
 

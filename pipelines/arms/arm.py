@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.specs import OwnProtocol
+from pipelines.data.specs import OwnProtocol, PretrainedProtocol
 from pipelines.shared.errors import UserError
 from pipelines.shared.specs import Protocol, SimulatedProtocol, Spec
 from pipelines.shared.steps import Step, closure
@@ -88,7 +88,7 @@ class Ingredients:
             label=self.label,
             function=function,
             version=version,
-            recipe={spec.section: spec},
+            recipe={spec.section: spec, **self.protocol.trained_by},
             seed=self.seed,
             threads=self.protocol.compute.arm_threads,
             upstream={"sft": self.sft, **{name: getattr(self, name) for name in reads}},
@@ -213,7 +213,7 @@ def _check_section(arm: Arm) -> None:
     """The section must be a name, and not one that the protocol itself has."""
     assert arm.settings is not None
     section = arm.settings.section
-    taken = {*dir(SimulatedProtocol()), *dir(OwnProtocol())}
+    taken = {*dir(SimulatedProtocol()), *dir(OwnProtocol()), *dir(PretrainedProtocol())}
     if not section.isidentifier() or section in taken:
         raise UserError(
             f"arm {arm.name}: its settings' section {section!r} must be a Python name that the "

@@ -12,12 +12,14 @@ from trl import SFTConfig
 
 from pipelines.baselines.specs import PreferredFTSpec
 from pipelines.rlhf.sft import AccountedSFTTrainer
+from pipelines.shared.adapters import adapted
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.steps import Context
 from pipelines.shared.training import (
     PolicyWriter,
     StepCallback,
     fit,
+    micro_batched,
     trainer_arguments,
 )
 
@@ -30,13 +32,13 @@ def train(context: Context) -> None:
     checkpoint = context.inputs["sft"] / "checkpoint"
     tokenizer = load_tokenizer(checkpoint)
     data = chosen_completions(pd.read_parquet(context.inputs["pairs"] / "pairs.parquet"))
-    model = load_policy(checkpoint)
+    model = adapted(context, load_policy(checkpoint))
     writer = PolicyWriter(context, model, tokenizer)
     trainer = AccountedSFTTrainer(
         model=model,
         args=SFTConfig(
             **trainer_arguments(context),
-            **preferred_ft_arguments(spec),
+            **preferred_ft_arguments(spec) | micro_batched(context, spec.batch_size),
             logging_steps=10,
         ),
         train_dataset=data,

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.model_folders import CAUSAL, CLASSIFIER, check_folder
+from pipelines.shared.assets import BY_IDENTITY, WheelModel
 from pipelines.shared.errors import UserError
 from pipelines.shared.files import replace
+from pipelines.shared.hub import HubModel, HubSplit
 from pipelines.shared.steps import Context
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")
@@ -22,17 +24,23 @@ UNREAD = ("LICENSE", "NOTICE")
 
 @dataclass(frozen=True)
 class Brought:
-    """One thing of somebody's own.
+    """One thing that a comparison is made of: somebody's own, or pinned.
 
     Attributes:
-        path: of the file or folder; with the function's name after a colon for a Python function.
+        path: of the file or folder; with the function's name after a colon for a Python function;
+            None for an asset, which is found by what pins it.
         name: as it was given, for people.
-        sha256: of its contents.
+        sha256: of its contents; for an asset what pins it.
     """
 
-    path: Path
+    path: Path | None
     name: str
     sha256: str
+
+
+def pinned(asset: HubModel | HubSplit | WheelModel) -> Brought:
+    """An asset in the place of something of somebody's own."""
+    return Brought(None, asset.origin, asset.identity)
 
 
 def model(given: str, kind: str = CAUSAL) -> Brought:
@@ -117,8 +125,9 @@ def reward(given: str) -> Brought:
         return model(given, CLASSIFIER)
     if not name.isidentifier():
         raise UserError(f"--gold {given}: {name!r} is no name of a function")
-    found = file(Path(path))
-    place = found.path.with_name(f"{found.path.name}:{name}")
+    source = Path(path).resolve()
+    file(source)
+    place = source.with_name(f"{source.name}:{name}")
     return Brought(place, place.name, digest_of(place))
 
 
@@ -175,6 +184,11 @@ def of(context: Context, name: str) -> Path:
         UserError: it has been changed or moved since the command began.
     """
     wanted = context.step.assets[name]
+    asset = BY_IDENTITY.get(wanted)
+    if isinstance(asset, HubSplit):
+        return asset.file(context.runtime.cache)
+    if isinstance(asset, HubModel | WheelModel):
+        return asset.folder(context.runtime.cache)
     path = context.runtime.brought.get(wanted)
     if path is None:
         raise UserError(

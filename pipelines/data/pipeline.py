@@ -20,11 +20,11 @@ MODEL, PAIRS, TEST, PROMPTS, GOLD = (
 )
 
 
-def start(protocol: OwnProtocol, brought: Mapping[str, str]) -> Step:
+def start(brought: Mapping[str, str], label: str = "own-model") -> Step:
     """The model as it was brought, with a padding token where it has none."""
     return Step(
         stage="start",
-        label="own-model",
+        label=label,
         function="pipelines.data.start:adopt",
         version=1,
         recipe={},
@@ -78,7 +78,7 @@ def gold(protocol: OwnProtocol, start: Step, corpus: Step, brought: Mapping[str,
         label="held-out-reward-model",
         function="pipelines.data.gold:learn",
         version=1,
-        recipe={"judge": protocol.judge},
+        recipe={"judge": protocol.judge, **protocol.trained_by},
         threads=protocol.compute.shared_threads,
         upstream={"start": start, "corpus": corpus},
     )
@@ -91,7 +91,7 @@ def sft(protocol: OwnProtocol, start: Step, corpus: Step) -> Step:
         label="fine-tuned",
         function="pipelines.data.fine_tune:train",
         version=1,
-        recipe={"sft": protocol.sft},
+        recipe={"sft": protocol.sft, **protocol.trained_by},
         threads=protocol.compute.shared_threads,
         upstream={"start": start, "corpus": corpus},
     )

@@ -1,4 +1,4 @@
-"""The model that somebody brings, made into what every stage takes: a plain folder with a PAD."""
+"""A pretrained model, made into what every stage takes: a plain folder with a PAD."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ from pipelines.data.brought import of
 from pipelines.data.encoding import with_padding
 from pipelines.data.pipeline import MODEL
 from pipelines.shared.errors import UserError
-from pipelines.shared.models import load_tokenizer
+from pipelines.shared.models import load_tokenizer, without_dropout
 from pipelines.shared.steps import Context
-
-DROPOUT = ("dropout", "pdrop")  # in the names of a configuration's fields
 
 
 def load_causal(folder: Path) -> Any:
@@ -56,9 +54,7 @@ def adopt(context: Context) -> None:
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))  # the new rows: the mean of the others
     config = model.config.get_text_config()
-    for name, value in vars(config).items():
-        if isinstance(value, float) and any(part in name for part in DROPOUT):
-            setattr(config, name, 0.0)
+    without_dropout(config)
     config.pad_token_id = tokenizer.pad_token_id
     model.generation_config = GenerationConfig.from_model_config(model.config)  # ours samples
     model.save_pretrained(context.path / "checkpoint")

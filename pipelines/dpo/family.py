@@ -28,6 +28,7 @@ from pipelines.dpo.losses import (
 )
 from pipelines.dpo.reference import with_reference
 from pipelines.dpo.specs import PairSpec
+from pipelines.shared.adapters import adapted
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.preferences import MARGIN_COLUMNS
@@ -37,6 +38,7 @@ from pipelines.shared.training import (
     PolicyWriter,
     StepCallback,
     fit,
+    micro_batched,
     trainer_arguments,
 )
 
@@ -318,7 +320,7 @@ def train_pairs(
         pairs[MARGIN] = margins_of(pairs, context.step.stage)
         columns.append(MARGIN)
     data = Dataset.from_dict({name: pairs[name].tolist() for name in columns})
-    model = load_policy(checkpoint)
+    model = adapted(context, load_policy(checkpoint))
     writer = PolicyWriter(context, model, tokenizer)
     trainer = PairTrainer(
         spec=spec,
@@ -328,7 +330,7 @@ def train_pairs(
         ref_model=load_policy(checkpoint) if spec.section == "kto" else None,
         args=DPOConfig(
             **trainer_arguments(context),
-            **pair_arguments(spec),
+            **pair_arguments(spec) | whole_or_micro_batched(context, spec),
             remove_unused_columns=not margins,
             logging_steps=10,
         ),
@@ -337,6 +339,11 @@ def train_pairs(
         callbacks=[StepCallback(context, writer, spec.snapshots)],
     )
     fit(trainer, context, writer, data)
+
+
+def whole_or_micro_batched(context: Context, spec: PairSpec) -> dict[str, Any]:
+    """See `micro_batched`; KTO's reference point is a mean over a batch, which stays whole."""
+    return {} if spec.section == "kto" else micro_batched(context, spec.batch_size)
 
 
 def settings_of(context: Context) -> PairSpec:

@@ -32,6 +32,7 @@ from transformers import (
 
 from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.specs import OnlineDPOSpec
+from pipelines.shared.adapters import adapted
 from pipelines.shared.corpus import training_prompts
 from pipelines.shared.generation import check_sampler
 from pipelines.shared.judges import Judge, judge_of
@@ -321,7 +322,7 @@ def train_from(
 ) -> None:
     """Train the policy of a checkpoint as the recipe says, and write the step's policies."""
     spec: OnlineDPOSpec = context.spec("online_dpo")
-    tokenizer, policy = load_tokenizer(checkpoint), load_policy(checkpoint)
+    tokenizer, policy = load_tokenizer(checkpoint), adapted(context, load_policy(checkpoint))
     writer = PolicyWriter(context, policy, tokenizer)
     trainer = OnlineDPOTrainer(
         policy,

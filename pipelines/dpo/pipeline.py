@@ -26,7 +26,7 @@ def dpo(protocol: Protocol, sft: Step, pairs: Step, reference_logprobs: Step, se
         label=f"beta{spec.beta:g}-s{seed}",
         function="pipelines.dpo.family:train",
         version=3,
-        recipe={"dpo": spec},
+        recipe={"dpo": spec, **protocol.trained_by},
         seed=seed,
         threads=protocol.compute.arm_threads,
         upstream={"sft": sft, "pairs": pairs, "reference_logprobs": reference_logprobs},

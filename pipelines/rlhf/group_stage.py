@@ -8,6 +8,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from pipelines.rlhf.group import ExactIdsGRPOTrainer, ExactIdsRLOOTrainer
 from pipelines.rlhf.specs import GroupSpec, GRPOSpec, RLOOSpec
+from pipelines.shared.adapters import adapted
 from pipelines.shared.corpus import training_prompts
 from pipelines.shared.judges import Judge, judge_of
 from pipelines.shared.models import load_policy, load_tokenizer
@@ -61,7 +62,7 @@ def fit(
     """
     spec: GroupSpec = context.spec(method)
     kind, config = TRAINERS[method]
-    tokenizer, policy = load_tokenizer(start), load_policy(start)
+    tokenizer, policy = load_tokenizer(start), adapted(context, load_policy(start))
     writer = PolicyWriter(context, policy, tokenizer)
     trainer = kind(
         model=policy,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from pipelines.shared.assets import ASSETS
 from pipelines.shared.specs import Protocol, SimulatedProtocol
 from pipelines.shared.steps import Step
 
@@ -13,7 +14,7 @@ def sft(protocol: SimulatedProtocol, corpus: Step) -> Step:
         label=f"gpt2-{protocol.model.layers}x{protocol.model.width}",
         function="pipelines.rlhf.sft:train",
         version=3,  # other FLOPs, here and in what stands on it: the last MLP where it is read
-        recipe={"sft": protocol.sft, "model": protocol.model},
+        recipe={"sft": protocol.sft, "model": protocol.model, **protocol.trained_by},
         threads=protocol.compute.shared_threads,
         upstream={"corpus": corpus},
     )
@@ -26,11 +27,17 @@ def reward_model(protocol: Protocol, sft: Step, completions: Step, pairs: Step, 
         label=f"bradley-terry-s{seed}",
         function="pipelines.rlhf.reward_model:train",
         version=1,
-        recipe={"reward_model": protocol.reward_model},
+        recipe={"reward_model": protocol.reward_model, **protocol.trained_by},
         seed=seed,
         threads=protocol.compute.arm_threads,
         upstream={"sft": sft, "completions": completions, "pairs": pairs},
+        assets=asset_of(protocol.reward_model.init),
     )
+
+
+def asset_of(init: str) -> dict[str, str]:
+    """The pinned model that a reward model grows from, where it is not the SFT model."""
+    return {init: ASSETS[init].identity} if init in ASSETS else {}
 
 
 def ppo(
@@ -51,7 +58,11 @@ def ppo(
         label=label,
         function="pipelines.rlhf.ppo_stage:train",
         version=1,
-        recipe={"ppo": protocol.arm("ppo"), "sampling": protocol.sampling},
+        recipe={
+            "ppo": protocol.arm("ppo"),
+            "sampling": protocol.sampling,
+            **protocol.trained_by,
+        },
         seed=seed,
         threads=protocol.compute.arm_threads,
         upstream={"corpus": corpus, "sft": sft, **judge},

@@ -11,7 +11,7 @@ from pipelines.rlhf.losses import masked_mean, masked_var
 from pipelines.rlhf.networks import Cast
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.rollout import Rollout, Sampled
-from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.ledger import Ledger, ModelCost, trained_share
 from pipelines.shared.logprobs import Sequences
 from pipelines.shared.sampling import Samples
 
@@ -98,6 +98,7 @@ class Costs:
     Attributes:
         value: None where the critic is a head on the policy's trunk. judge: None without one.
         recomputed: the old log-probs are computed once more after sampling.
+        passes: that the policy's forward and backward pass are worth (see `Accounted`).
     """
 
     ledger: Ledger
@@ -105,6 +106,7 @@ class Costs:
     value: ModelCost | None
     judge: ModelCost | None
     recomputed: bool
+    passes: float
 
     @classmethod
     def of(cls, cast: Cast, ledger: Ledger, recomputed: bool) -> "Costs":
@@ -117,7 +119,8 @@ class Costs:
                 ledger.network(name, network)
         value = None if cast.critic is None else ModelCost.of(cast.critic)
         judge = None if cast.judge is None else ModelCost.of(cast.judge)
-        return cls(ledger, ModelCost.of(cast.policy), value, judge, recomputed)
+        passes = 2 + trained_share(cast.policy)
+        return cls(ledger, ModelCost.of(cast.policy), value, judge, recomputed, passes)
 
     def rollout(self, drawn: Samples) -> None:
         """Sampling, and the reference's, critic's and reward model's forward passes."""
@@ -133,14 +136,16 @@ class Costs:
         self.ledger.add(flops=flops, tokens_generated=tokens)
 
     def update(self, inputs: Rollout) -> None:
-        """Forward and backward: three forward passes' worth."""
+        """Forward and backward passes."""
         sequences = inputs.sequences
         shape, logits, read = sequences.shape, sequences.tokens, values_read(sequences)
-        flops = self.policy.forward(*shape, logits, read=read if self.value is None else logits)
+        flops = self.passes * self.policy.forward(
+            *shape, logits, read=read if self.value is None else logits
+        )
         if self.value is not None:
-            flops += self.value.forward(*shape, 0, read=read)
+            flops += 3 * self.value.forward(*shape, 0, read=read)
         tokens = int(sequences.attention_mask.sum())
-        self.ledger.add(flops=3 * flops, tokens_trained=tokens)
+        self.ledger.add(flops=round(flops), tokens_trained=tokens)
 
 
 def values_read(sequences: Sequences) -> int:

@@ -8,13 +8,19 @@ from datasets import Dataset
 from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.specs import PPOSpec
+from pipelines.shared.adapters import adapted, weights_of
 from pipelines.shared.corpus import training_prompts
 from pipelines.shared.gold import load_gold
 from pipelines.shared.judges import as_table
 from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
 from pipelines.shared.specs import SamplingSpec
 from pipelines.shared.steps import Context
-from pipelines.shared.training import PolicyWriter, StepCallback, trainer_arguments
+from pipelines.shared.training import (
+    PolicyWriter,
+    StepCallback,
+    micro_batched,
+    trainer_arguments,
+)
 
 
 def train(context: Context) -> None:
@@ -27,15 +33,20 @@ def run(context: Context, spec: PPOSpec) -> None:
     sampling: SamplingSpec = context.spec("sampling")
     sft, device = context.inputs["sft"] / "checkpoint", context.runtime.device
     tokenizer = load_tokenizer(sft)
-    policy = load_policy(sft)
+    policy = adapted(context, load_policy(sft))
     writer = PolicyWriter(context, policy, tokenizer)
+    # Below an adapter the policy is its own reference: there is no second copy.
+    reference = None if weights_of(context).lora_rank else load_policy(sft, device)
+    parts = micro_batched(context, spec.rollouts // spec.minibatches)
     trainer = PPOTrainer(
         model=policy,
-        ref_model=load_policy(sft, device),
+        ref_model=reference,
         **rewarded_by(context, tokenizer),
         args=PPOConfig(
             **trainer_arguments(context),
             **ppo_arguments(spec),
+            gradient_accumulation_steps=parts["gradient_accumulation_steps"],
+            rollout_batch_size=parts["per_device_train_batch_size"] if context.parts > 1 else None,
             max_completion_length=sampling.max_new_tokens,
             temperature=sampling.temperature,
         ),

@@ -3,6 +3,7 @@
 Loss: -log sigmoid(r(x, y_chosen) - r(x, y_rejected)) (Bradley-Terry; Ouyang et al. 2022, eq. 1).
 """
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,11 @@ import torch
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
+from pipelines.shared.adapters import adapted, merged
+from pipelines.shared.assets import ASSETS, WheelModel
+from pipelines.shared.errors import UserError
 from pipelines.shared.generation import packed_batches
+from pipelines.shared.hub import HubModel
 from pipelines.shared.ledger import ModelCost
 from pipelines.shared.losses import bradley_terry_loss
 from pipelines.shared.models import load_tokenizer, new_reward_model, rewards
@@ -20,6 +25,7 @@ from pipelines.shared.steps import Context
 from pipelines.shared.training import (
     Accounted,
     StepCallback,
+    micro_batched,
     trainer_arguments,
     with_preference,
 )
@@ -69,9 +75,28 @@ def train(context: Context) -> None:
     checkpoint = context.inputs["sft"] / "checkpoint"
     tokenizer = load_tokenizer(checkpoint)
     pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")
-    model: Any = new_reward_model(checkpoint, spec.init)
+    model = grown_from(spec.init, checkpoint, tokenizer, context)
     completions = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
     learn(context, spec, model, tokenizer, pairs, completions)
+
+
+def grown_from(init: str, sft: Path, tokenizer: Any, context: Context) -> Any:
+    """An untrained reward model on the trunk that `RewardModelSpec.init` names.
+
+    Raises:
+        UserError: another model's tokens are not the SFT model's.
+    """
+    asset = ASSETS.get(init)
+    if not isinstance(asset, HubModel | WheelModel):
+        return new_reward_model(sft, init)
+    folder = asset.folder(context.runtime.cache)
+    own, shared = load_tokenizer(folder).get_vocab(), tokenizer.get_vocab()
+    if any(shared.get(token) != place for token, place in own.items()):
+        raise UserError(
+            f"reward_model.init = {init}: its tokens are not the SFT model's: choose a model of "
+            "the same family"
+        )
+    return new_reward_model(folder, like=sft)
 
 
 def learn(
@@ -87,7 +112,9 @@ def learn(
         with context.ledger.phase("normalise"):
             scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
             model.score.weight.data /= scores.std()
+    model = adapted(context, model)
     fit(context, spec, model, tokenizer, pairs)
+    model = merged(model)
     with context.ledger.phase("normalise"):
         scores = raw_scores(model, completions, tokenizer.pad_token_id, context)
     normalise(model, float(scores.mean()), float(scores.std()), spec.normalise)
@@ -104,7 +131,7 @@ def fit(
         model=model,
         args=RewardConfig(
             **trainer_arguments(context),
-            **reward_arguments(spec),
+            **reward_arguments(spec) | micro_batched(context, spec.batch_size),
             logging_steps=10,
         ),
         train_dataset=exact_ids(pairs),

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from pipelines.shared.adapters import adapted
 from pipelines.shared.corpus import TEXTS
 from pipelines.shared.logprobs import target_logprobs
 from pipelines.shared.models import load_tokenizer, new_policy
@@ -16,6 +17,7 @@ from pipelines.shared.training import (
     Accounted,
     PolicyWriter,
     StepCallback,
+    micro_batched,
     trainer_arguments,
 )
 
@@ -81,12 +83,13 @@ def fit(
     Args:
         rows, validation: input_ids and labels (-100: no target); validation may have no rows.
     """
+    model = adapted(context, model)
     trainer = AccountedSFTTrainer(
         model=model,
         args=SFTConfig(
             **trainer_arguments(context),
+            **micro_batched(context, spec.batch_size),
             num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
             per_device_eval_batch_size=4 * spec.batch_size,
             learning_rate=spec.learning_rate,
             lr_scheduler_type="cosine",

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.shared.assets import ROTTEN_TOMATOES, read
+from pipelines.shared.assets import ROTTEN_TOMATOES
 from pipelines.shared.specs import CorpusSpec, SamplingSpec
 from pipelines.shared.steps import Context
+from pipelines.shared.wheels import read
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"

@@ -8,7 +8,6 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import random
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from pipelines.shared.steps import (
     locked,
     partial_folder,
     run_step,
+    seed_all,
     set_aside,
 )
 
@@ -242,7 +242,6 @@ def _child(pickled: bytes, runtime: Runtime, connection: Any) -> None:
 def prepare_process(step: Step) -> None:
     """Allocator, threads and random state as the step states them, whatever ran before."""
     keep_freed_memory()
-    import numpy as np
     import scipy.linalg  # noqa: F401  their BLAS and OpenMP must be there to be limited
     import sklearn.linear_model  # noqa: F401
     import threadpoolctl
@@ -251,10 +250,7 @@ def prepare_process(step: Step) -> None:
     torch.set_num_threads(step.threads)
     # BLAS below NumPy and SciPy takes all cores otherwise: a fit would differ between machines.
     threadpoolctl.threadpool_limits(step.threads)
-    torch.manual_seed(step.seed)
-    # For libraries that use the global generators; our own code takes one as an argument.
-    np.random.seed(step.seed)
-    random.seed(step.seed)
+    seed_all(step.seed)
 
 
 @contextlib.contextmanager

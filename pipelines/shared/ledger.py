@@ -141,6 +141,18 @@ def accelerators(device: str) -> list[str] | None:
     return [torch.cuda.get_device_name(i) for i in used]
 
 
+def trained_share(model: Any) -> float:
+    """The share of the matrix products' weights that is trained: 1, or next to 0 with LoRA."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    weights = [
+        module.weight for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)
+    ]
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return trained / max(sum(weight.numel() for weight in weights), 1)
+
+
 @dataclass(frozen=True)
 class ModelCost:
     """What one token costs in a transformer.

