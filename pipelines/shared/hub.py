@@ -1,0 +1,214 @@
+"""Assets from the Hugging Face hub: a model, or a split of a data set, at one pinned revision.
+
+A revision is a commit's hash, and so an identity: the same files on every machine. They are looked
+for in the hub's own cache ($HF_HUB_CACHE), where `hf download` puts them, and fetched where they
+are not there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.shared.errors import UserError
+from pipelines.shared.files import replace
+
+# Of a model: nothing in it is ever run, and of weights in several formats one is enough.
+SAFE = "*.safetensors"
+PARTS = ("*.json", "*.txt", "*.model", "*.jinja", SAFE)
+PICKLED = "pytorch_model*.bin"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's size, to tell before it is at hand what it will take.
+
+    Attributes:
+        inner: width of its MLPs.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    vocabulary: int
+    heads: int
+    key_heads: int = 0
+    gated: bool = False
+
+    @property
+    def body(self) -> int:
+        """Weights of the blocks' matrix products."""
+        keys = (self.key_heads or self.heads) * self.width // self.heads
+        attention = 2 * self.width * self.width + 2 * self.width * keys
+        return self.layers * (attention + (3 if self.gated else 2) * self.width * self.inner)
+
+    @property
+    def head(self) -> int:
+        """Weights of the LM head."""
+        return self.width * self.vocabulary
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the hub.
+
+    Attributes:
+        name: by which settings and steps know it.
+        revision: a commit's hash, 40 hex digits.
+        shape: of a causal language model; None for a classifier.
+        pickled: its weights may be a pickle at this revision: they are then read once, as tensors
+            alone (PyTorch's weights_only, which runs no code), and kept as safetensors.
+    """
+
+    name: str
+    repository: str
+    revision: str
+    licence: str
+    source: str
+    shape: Shape | None = None
+    pickled: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What steps are keyed by."""
+        return self.revision
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, for people."""
+        return f"{self.repository}@{self.revision[:12]}"
+
+    def prepare(self, cache: Path) -> None:
+        """Have it at hand. Raises `UserError` as `folder`."""
+        self.folder(cache)
+
+    def folder(self, cache: Path) -> Path:
+        """Its folder in Transformers' format, with safetensors.
+
+        Raises:
+            UserError: it is not at hand and the hub cannot be reached.
+        """
+        found = _snapshot(self, "model", PARTS)
+        if not self.pickled or any(found.glob(SAFE)):
+            return found
+        found = _snapshot(self, "model", (*PARTS, PICKLED))
+        kept = cache / "models" / f"{self.name}-{self.revision[:12]}"
+        if not (kept / "config.json").is_file():
+            from pipelines.shared.convert import from_pickle  # loads torch
+
+            from_pickle(found, kept)
+        return kept
+
+
+@dataclass(frozen=True)
+class HubSplit:
+    """Files of a data set of the hub that make up one split of it.
+
+    Attributes:
+        files: a pattern of their paths in the repository, such as data/train-*.parquet.
+        columns: that the files have, for people.
+    """
+
+    name: str
+    repository: str
+    revision: str
+    files: str
+    columns: str
+    licence: str
+    source: str
+
+    @property
+    def identity(self) -> str:
+        """What steps are keyed by."""
+        return f"{self.revision}:{self.files}"
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, for people."""
+        return f"{self.repository}@{self.revision[:12]}, {self.files}"
+
+    def prepare(self, cache: Path) -> None:
+        """Have it at hand. Raises `UserError` as `file`."""
+        self.file(cache)
+
+    def file(self, cache: Path) -> Path:
+        """The split as one file: the hub's own, or a Parquet file of several in the cache.
+
+        Raises:
+            UserError: it is not at hand and the hub cannot be reached, or no file has such a path.
+        """
+        found = sorted(_snapshot(self, "dataset", (self.files,)).glob(self.files))
+        if not found:
+            raise UserError(f"{self.origin}: there is no such file")
+        if len(found) == 1:
+            return found[0]
+        kept = cache / "data" / f"{self.name}-{self.revision[:12]}.parquet"
+        if not kept.is_file():
+            import pandas as pd
+
+            read: Any = pd.read_parquet if found[0].suffix == ".parquet" else _json_lines
+            table = pd.concat([read(path) for path in found], ignore_index=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            replace(kept, lambda temporary: table.to_parquet(temporary))
+        return kept
+
+
+HubAsset = HubModel | HubSplit
+
+
+def _json_lines(path: Path) -> Any:
+    import pandas as pd
+
+    return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+
+
+def _snapshot(asset: HubAsset, kind: str, patterns: tuple[str, ...]) -> Path:
+    """The folder of an asset's files in the hub's cache, fetched where they are not there."""
+    from huggingface_hub import snapshot_download
+
+    asked: dict[str, Any] = {
+        "revision": asset.revision,
+        "repo_type": kind,
+        "allow_patterns": list(patterns),
+    }
+    try:
+        found = Path(snapshot_download(asset.repository, local_files_only=True, **asked))
+    except Exception:  # of many kinds: not there, or not all of it
+        found = None
+    if found is not None and _whole(found, kind, patterns):
+        return found
+    try:
+        return Path(snapshot_download(asset.repository, **asked))
+    except Exception as error:  # of many kinds: no network, not allowed, no such revision
+        raise NotAtHand(asset, kind, patterns, error) from None
+
+
+def _whole(folder: Path, kind: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a folder of the hub's cache has what was asked for: there may have been another
+    question before."""
+    if kind == "dataset":
+        return any(folder.glob(patterns[0]))
+    config, weights = folder / "config.json", [*folder.glob(SAFE), *folder.glob(PICKLED)]
+    return config.is_file() and bool(weights)
+
+
+class NotAtHand(UserError):
+    """An asset of the hub is not in its cache, and cannot be fetched.
+
+    Attributes:
+        what: the asset, for people.
+        command: fetches it where there is a network.
+        reason: why it could not be fetched here.
+    """
+
+    def __init__(
+        self, asset: HubAsset, kind: str, patterns: tuple[str, ...], error: Exception
+    ) -> None:
+        dataset = kind == "dataset"
+        self.what = f"{'data set' if dataset else 'model'} {asset.repository}"
+        options = f"--repo-type dataset --include '{patterns[0]}' " if dataset else ""
+        self.command = f"hf download {asset.repository} {options}--revision {asset.revision}"
+        self.reason = (str(error).splitlines() or [type(error).__name__])[0]
+        super().__init__(
+            f"{self.what} is not in the hub's cache and cannot be fetched ({self.reason}): where "
+            f"there is a network run `{self.command}`"
+        )
