@@ -63,7 +63,7 @@ class Accounted:
 
     ledger: Ledger
     cost: ModelCost
-    passes: float
+    passes: float = 3.0
     model: Any
 
     def account(self, ledger: Ledger, name: str = "policy") -> None:

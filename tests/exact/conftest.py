@@ -1,5 +1,6 @@
 """A made task in a folder, and its oracle."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from pipelines.exact.specs import TaskSpec
 from pipelines.exact.task import Task, make
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy, load_tokenizer
+from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
 
 
@@ -19,7 +21,7 @@ def made(folder, **spec):
         path=folder,
         seed=0,
         spec=lambda name: TaskSpec(**spec),
-        runtime=SimpleNamespace(device="cpu"),
+        runtime=Runtime(results=Path(), cache=Path()),
         ledger=Ledger(),
         progress=lambda *state: None,
         log=lambda row: None,

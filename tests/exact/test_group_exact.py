@@ -1,5 +1,6 @@
 """RLOO and GRPO where the optimum is known: short runs that must get most of the way."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from pipelines.exact.oracle import closed_share
 from pipelines.rlhf.specs import GRPOSpec, RLOOSpec
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy
+from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
 
 SPECS = {"rloo": RLOOSpec, "grpo": GRPOSpec}
@@ -35,7 +37,7 @@ def share_of_a_run(made, folder, method, **changes) -> float:
         seed=0,
         inputs={"task": made.folder},
         spec={method: spec}.__getitem__,
-        runtime=SimpleNamespace(device="cpu"),
+        runtime=Runtime(results=Path(), cache=Path()),
         ledger=Ledger(),
         progress=lambda *state: None,
         log=rows.append,

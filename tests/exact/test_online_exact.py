@@ -1,6 +1,7 @@
 """Online DPO on the task whose optimum is known."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from pipelines.exact.oracle import closed_share
 from pipelines.exact.sampling_steps import train_online_dpo
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.models import load_policy
+from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
 
 
@@ -27,7 +29,7 @@ def trained(made, folder, beta: float) -> SimpleNamespace:
         seed=0,
         inputs={"task": made.folder},
         spec={"online_dpo": spec}.__getitem__,
-        runtime=SimpleNamespace(device="cpu"),
+        runtime=Runtime(results=Path(), cache=Path()),
         ledger=Ledger(),
         progress=lambda *state: None,
         log=rows.append,

@@ -1,6 +1,7 @@
 """RLOO and GRPO: TRL's trainers against the published equations, by hand and without padding."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import Sequences
 from pipelines.shared.models import load_policy, new_reward_model
 from pipelines.shared.sampling import keyed_uniforms, sample
-from pipelines.shared.specs import SamplingSpec
+from pipelines.shared.specs import Runtime, SamplingSpec
 from pipelines.shared.steps import Step
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
@@ -468,7 +469,7 @@ def test_a_step_leaves_a_policy_and_nothing_else(policy, tokenizer, tmp_path, me
         seed=0,
         inputs={"sft": sft, "reward_model": judge, "corpus": corpus},
         spec={method: spec, "sampling": sampling}.__getitem__,
-        runtime=SimpleNamespace(device="cpu"),
+        runtime=Runtime(results=Path(), cache=Path()),
         ledger=Ledger(),
         progress=lambda *state: None,
         log=rows.append,
