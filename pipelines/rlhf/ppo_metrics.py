@@ -98,7 +98,8 @@ class Costs:
     Attributes:
         value: None where the critic is a head on the policy's trunk. judge: None without one.
         recomputed: the old log-probs are computed once more after sampling.
-        passes: that the policy's forward and backward pass are worth (see `Accounted`).
+        passes, value_passes: that a forward and a backward pass of policy and critic are worth (see
+            `Accounted`).
     """
 
     ledger: Ledger
@@ -107,6 +108,7 @@ class Costs:
     judge: ModelCost | None
     recomputed: bool
     passes: float
+    value_passes: float
 
     @classmethod
     def of(cls, cast: Cast, ledger: Ledger, recomputed: bool) -> "Costs":
@@ -119,8 +121,9 @@ class Costs:
                 ledger.network(name, network)
         value = None if cast.critic is None else ModelCost.of(cast.critic)
         judge = None if cast.judge is None else ModelCost.of(cast.judge)
-        passes = 2 + trained_share(cast.policy)
-        return cls(ledger, ModelCost.of(cast.policy), value, judge, recomputed, passes)
+        trained = cast.policy, cast.critic if cast.critic is not None else cast.policy
+        passes = (2 + trained_share(network) for network in trained)
+        return cls(ledger, ModelCost.of(cast.policy), value, judge, recomputed, *passes)
 
     def rollout(self, drawn: Samples) -> None:
         """Sampling, and the reference's, critic's and reward model's forward passes."""
@@ -143,7 +146,7 @@ class Costs:
             *shape, logits, read=read if self.value is None else logits
         )
         if self.value is not None:
-            flops += 3 * self.value.forward(*shape, 0, read=read)
+            flops += self.value_passes * self.value.forward(*shape, 0, read=read)
         tokens = int(sequences.attention_mask.sum())
         self.ledger.add(flops=round(flops), tokens_trained=tokens)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from pipelines.rlhf.actor_critic import new_critic
 from pipelines.rlhf.ppo import PPOTrainer
 from pipelines.rlhf.ppo_config import PPOConfig
 from pipelines.rlhf.specs import PPOSpec
@@ -34,14 +35,18 @@ def run(context: Context, spec: PPOSpec) -> None:
     sft, device = context.inputs["sft"] / "checkpoint", context.runtime.device
     tokenizer = load_tokenizer(sft)
     policy = adapted(context, load_policy(sft))
+    reference, critic = None, None
+    if not weights_of(context).lora_rank:
+        reference = load_policy(sft, device)  # else it is the policy below its adapters
+    elif not spec.share_trunk:
+        critic = adapted(context, new_value_model(context))
     writer = PolicyWriter(context, policy, tokenizer)
-    # Below an adapter the policy is its own reference: there is no second copy.
-    reference = None if weights_of(context).lora_rank else load_policy(sft, device)
     parts = micro_batched(context, spec.rollouts // spec.minibatches)
     trainer = PPOTrainer(
         model=policy,
         ref_model=reference,
         **rewarded_by(context, tokenizer),
+        value_model=critic,
         args=PPOConfig(
             **trainer_arguments(context),
             **ppo_arguments(spec),
@@ -58,6 +63,13 @@ def run(context: Context, spec: PPOSpec) -> None:
     with context.ledger.phase("update"):
         trainer.train()
     writer.finish()
+
+
+def new_value_model(context: Context) -> Any:
+    """A critic of its own: the reward model, or else the SFT model's trunk with a head of zeros."""
+    if "reward_model" in context.inputs:
+        return load_reward_model(context.inputs["reward_model"] / "checkpoint")
+    return new_critic(load_policy(context.inputs["sft"] / "checkpoint"))
 
 
 def rewarded_by(context: Context, tokenizer: Any) -> dict[str, Any]:
