@@ -23,7 +23,7 @@ from experiments.progress import Display, duration, seconds_left
 from experiments.publish import collect, published_steps
 from experiments.study import Choice, Study
 from pipelines.arms import ARMS
-from pipelines.shared.assets import default_cache
+from pipelines.shared.assets import default_cache, prepare
 from pipelines.shared.errors import StepFailed, UserError, unknown
 from pipelines.shared.executors import run_local
 from pipelines.shared.ray_executor import run_ray
@@ -100,6 +100,16 @@ def parser() -> Parser:
     )
     run.add_argument(
         "--ray-address", metavar="ADDRESS", help="of the cluster; default: this node's, or its own"
+    )
+    run.add_argument(
+        "--device",
+        default="cpu",
+        help="where models are trained and sampled: cpu, cuda, cuda:1, ...; default: %(default)s",
+    )
+    run.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="hold fewer activations, compute them twice",
     )
     run.add_argument(
         "--wandb", action="store_true", help="mirror metrics, tables and figures to wandb"
@@ -245,14 +255,20 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
     if options.wandb:
         wandb_mirror.check()
     check_writable(options.results)
+    if options.executor == "local":  # else the nodes have it, not necessarily this machine
+        check_device(options.device)
     runtime = Runtime(
         results=options.results.resolve(),
         cache=options.cache,
+        device=options.device,
+        gradient_checkpointing=options.gradient_checkpointing,
         wandb=options.wandb,
         experiment=study.folder_name,
         brought=study.brought,
     )
     steps = study.steps()
+    todo = [step for step in steps if load_record(step, runtime.results) is None]
+    prepare((identity for step in todo for identity in step.assets.values()), runtime.cache)
     console.print(
         f"[bold]{study.experiment.name}[/] at scale {study.scale}: {study.experiment.question}"
     )
@@ -348,6 +364,19 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--cores {options.cores}: must be at least 1")
     if options.results.exists() and not options.results.is_dir():
         raise UserError(f"--results {options.results} is a file: name a folder")
+
+
+def check_device(device: str) -> None:
+    """Raise `UserError` for a device that PyTorch does not have here."""
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except Exception as error:  # AssertionError, RuntimeError, ...: as the backend likes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--device {device}: cannot be used here ({reason})") from None
 
 
 def check_writable(results: Path) -> None:

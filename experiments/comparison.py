@@ -32,6 +32,7 @@ from pipelines.shared.steps import Step, closure
 
 CHOSEN_TEXTS = "chosen.parquet"
 IMPORTED = "imported"
+JUDGED = "judge's reward"  # what the report calls it where there is no gold reward
 ALWAYS = ("sft", "best-of-n", "optimum")  # made of the SFT model and its samples, as all need them
 
 
@@ -124,6 +125,21 @@ class Comparison(Experiment):
             name: Choice(arm.summary, self.sweep(arm), name in self.default, name in always)
             for name, arm in self.arms.items()
         }
+
+    def chosen(self, arms: Sequence[str] | None) -> tuple[list[str], str]:
+        """See `Experiment.chosen`.
+
+        Raises:
+            UserError: an arm is trained on the gold reward, and there is none but the judge.
+        """
+        names, named = super().chosen(arms)
+        told = [name for name in names if self.arms[name].trains_on == "gold"]
+        if told and self.judge:
+            raise UserError(
+                f"arm {told[0]} is trained on the gold reward, and here is only a judge: one that an "
+                "arm is trained on judges nothing (custom takes a gold reward: --gold)"
+            )
+        return names, named
 
     def importing(self, imports: Mapping[str, str]) -> "Comparison":
         things = {name: brought.model(given) for name, given in imports.items()}

@@ -25,14 +25,14 @@ several values make an axis); a method that suffers more from a wrong one is at 
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.comparison import Comparison
+from experiments.comparison import JUDGED, Comparison
 from experiments.stages import Own
 from pipelines.data import brought
-from pipelines.data.pipeline import GOLD, MODEL, PAIRS, PROMPTS, TEST
+from pipelines.data.pipeline import DEMONSTRATIONS, GOLD, MODEL, PAIRS, PROMPTS, TEST
 from pipelines.data.specs import (
     DataSpec,
     FineTuneSpec,
@@ -92,7 +92,7 @@ MINI = OwnProtocol(
 )
 
 BETAS = (0.05, 0.1, 0.3)
-JUDGED = "judge's reward"  # what the report calls it where no gold reward is given
+FILES = {"test": TEST, "prompts": PROMPTS, "demonstrations": DEMONSTRATIONS}
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Custom(Comparison):
             PAIRS: brought.pairs(own["pairs"], default_cache()),
             **{
                 name: brought.file(Path(own[option]))
-                for option, name in (("test", TEST), ("prompts", PROMPTS))
+                for option, name in FILES.items()
                 if option in own
             },
             MODEL: brought.model(own["model"]),
@@ -130,21 +130,6 @@ class Custom(Comparison):
             things[GOLD] = brought.reward(own["gold"])
         label, judge = ("gold reward", "") if GOLD in things else (JUDGED, JUDGED)
         return dataclasses.replace(self, stages=Own(things), reward_label=label, judge=judge)
-
-    def chosen(self, arms: Sequence[str] | None) -> tuple[list[str], str]:
-        """See `Experiment.chosen`.
-
-        Raises:
-            UserError: an arm is trained on the gold reward, and there is none but the judge.
-        """
-        names, named = super().chosen(arms)
-        told = [name for name in names if self.arms[name].trains_on == "gold"]
-        if told and GOLD not in self.stages.brought:
-            raise UserError(
-                f"arm {told[0]} is trained on the gold reward: give one with --gold; a judge that "
-                "an arm is trained on judges nothing"
-            )
-        return names, named
 
 
 CUSTOM = Custom(

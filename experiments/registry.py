@@ -4,6 +4,9 @@ import argparse
 
 from experiments.custom import CUSTOM
 from experiments.exact import EXACT
+from experiments.hh import HH
+from experiments.imdb import IMDB
+from experiments.overoptimization import OVEROPTIMIZATION
 from experiments.ppo_details import PPO_DETAILS
 from experiments.sentiment import SENTIMENT
 from experiments.sentiment_finickiness import SENTIMENT_FINICKINESS
@@ -11,6 +14,7 @@ from experiments.sentiment_temperatures import SENTIMENT_TEMPERATURES
 from experiments.sentiment_tuning import SENTIMENT_TUNING
 from experiments.study import Experiment, Study
 from experiments.study_options import OWN
+from experiments.tldr import TLDR
 from pipelines.shared.errors import UserError, unknown
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -21,6 +25,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         SENTIMENT_FINICKINESS,
         SENTIMENT_TEMPERATURES,
         CUSTOM,
+        IMDB,
+        TLDR,
+        HH,
+        OVEROPTIMIZATION,
         EXACT,
         PPO_DETAILS,
     )

@@ -1,5 +1,6 @@
 """Where the stages that all arms of a comparison share come from."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -89,7 +90,24 @@ class Own(Stages):
         start = own.start(digests)
         corpus = own.corpus(protocol, start, digests)
         gold = own.gold(protocol, start, corpus, digests)
-        return Shared(corpus, gold, own.sft(protocol, start, corpus), own.completions(corpus))
+        return Shared(
+            corpus, gold, own.sft(protocol, start, corpus, digests), own.completions(corpus)
+        )
 
     def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
         return own.pairs(shared.corpus, shared.completions)
+
+
+class Relabelled(Own):
+    """Somebody's pairs teach the gold reward, a reward model that nothing else learns from; it
+    labels completions of the SFT model, the seed drawing the labels (Gao et al. 2022)."""
+
+    human: ClassVar[bool] = False
+
+    def shared(self, protocol: Any) -> Shared:
+        made = super().shared(protocol)
+        sampled = simulated.completions(protocol, made.corpus, made.gold, made.sft)
+        return dataclasses.replace(made, completions=sampled)
+
+    def pairs(self, protocol: Any, shared: Shared, seed: int) -> Step:
+        return simulated.pairs(protocol, shared.completions, seed)

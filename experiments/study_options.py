@@ -21,6 +21,10 @@ OWN = {  # options of experiments on what the user brings, and what they take
     "model": ("DIR|HUB_ID", "your causal language model, in Transformers' format (safetensors)"),
     "pairs": ("FILE|HUB_ID[:FILE]", "your preference pairs, or a data set's; see check-data"),
     "test": ("FILE", "pairs to judge on, whose prompts are not trained on; default: a split"),
+    "demonstrations": (
+        "FILE",
+        "prompts with completions to fine-tune on; default: the pairs' chosen completions",
+    ),
     "prompts": ("FILE", "more prompts, without pairs, to sample on"),
     "gold": (
         "FILE.py:FUNCTION|DIR|HUB_ID",

@@ -5,15 +5,21 @@ model, Rafailov et al. 2023 (section 4, "DPO outline") make one of the chosen: i
 reference near the distribution that the pairs are from.
 """
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
 from datasets import Dataset
 
-from pipelines.data.corpus import TRAINING, pairs_of
-from pipelines.data.specs import FineTuneSpec
+from pipelines.data import brought
+from pipelines.data.corpus import TRAINING, longest_of, pairs_of
+from pipelines.data.encoding import Encoder
+from pipelines.data.pipeline import DEMONSTRATIONS
+from pipelines.data.prompts import read_demonstrations
+from pipelines.data.specs import DataSpec, FineTuneSpec
 from pipelines.rlhf.sft import fit
-from pipelines.shared.corpus import TEXTS
+from pipelines.shared.corpus import TEXTS, prompt_hash
+from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.steps import Context
 from pipelines.shared.training import PolicyWriter
@@ -25,6 +31,45 @@ def train(context: Context) -> None:
     With 0 epochs the model is taken as it is.
     """
     train_from_start(context, chosen_rows(context, TRAINING), chosen_rows(context, "validation"))
+
+
+def train_on_demonstrations(context: Context) -> None:
+    """Step: the start of every arm, from prompts with completions that were written for them; the
+    validation loss is of the pairs' chosen completions. With 0 epochs the model is taken as it is.
+    """
+    train_from_start(context, demonstrations(context), chosen_rows(context, "validation"))
+
+
+def demonstrations(context: Context) -> Dataset:
+    """The rows of a file of prompt and completion, but those whose prompt is one that policies are
+    judged on or that, with the completion, are too long.
+
+    Raises:
+        UserError: a row is none, or nothing is left.
+    """
+    spec: DataSpec = context.spec("data")
+    path, start = brought.of(context, DEMONSTRATIONS), context.inputs["start"] / "checkpoint"
+    longest, encoder = longest_of(start, spec), Encoder(load_tokenizer(start))
+    texts = pd.read_parquet(context.inputs["corpus"] / TEXTS)
+    judged = set(texts.loc[texts["split"] != TRAINING, "prompt_id"])
+    rows, left_out = [], Counter({"judged on": 0, "too long": 0})
+    for prompt, completion in read_demonstrations(path):
+        ids, written = encoder.both(prompt, completion)
+        if prompt_hash(ids)[:16] in judged:
+            left_out["judged on"] += 1
+        elif len(ids) + len(written) > longest:
+            left_out["too long"] += 1
+        else:
+            rows.append((list(ids), list(written)))
+    if not rows:
+        raise UserError(f"{path}: no demonstrations are left to train on")
+    counts = {f"demonstrations/{name}": count for name, count in left_out.items()}
+    context.log({"demonstrations": len(rows), **counts})
+    columns: dict[str, Any] = {
+        "input_ids": [prompt + completion for prompt, completion in rows],
+        "labels": [[-100] * len(prompt) + completion for prompt, completion in rows],
+    }
+    return Dataset.from_dict(columns)
 
 
 def train_on_texts(context: Context) -> None:

@@ -20,7 +20,7 @@ from pipelines.data.specs import JudgeSpec
 from pipelines.rlhf import reward_model
 from pipelines.shared.errors import UserError
 from pipelines.shared.gold import FUNCTION, SOURCE, load_gold
-from pipelines.shared.models import load_tokenizer, new_reward_model
+from pipelines.shared.models import load_tokenizer
 from pipelines.shared.steps import Context
 
 
@@ -35,7 +35,7 @@ def learn(context: Context) -> None:
             f"{len(table)} pairs are held out for the judge, fewer than a batch "
             f"({spec.batch_size}): raise data.share_judge, or give a reward by --gold"
         )
-    model: Any = new_reward_model(start, spec.init)
+    model: Any = reward_model.grown_from(spec.init, start, tokenizer, context)
     training = pairs_of(context, TRAINING)  # what it is to judge is like these, not like its own
     texts = pd.concat([sided(training, side) for side in SIDES], ignore_index=True)
     reward_model.learn(context, spec, model, tokenizer, table, texts)

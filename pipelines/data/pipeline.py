@@ -7,16 +7,18 @@ import dataclasses
 from collections.abc import Mapping
 
 from pipelines.data.specs import OwnProtocol, RoomSpec
+from pipelines.rlhf.pipeline import asset_of
 from pipelines.shared.errors import UserError
 from pipelines.shared.steps import Step
 
 # What can be brought, by the name that steps know it by.
-MODEL, PAIRS, TEST, PROMPTS, GOLD = (
+MODEL, PAIRS, TEST, PROMPTS, GOLD, DEMONSTRATIONS = (
     "own model",
     "own pairs",
     "test pairs",
     "own prompts",
     "own gold",
+    "demonstrations",
 )
 
 
@@ -78,20 +80,28 @@ def gold(protocol: OwnProtocol, start: Step, corpus: Step, brought: Mapping[str,
         label="held-out-reward-model",
         function="pipelines.data.gold:learn",
         version=1,
+        assets=asset_of(protocol.judge.init),
         recipe={"judge": protocol.judge, **protocol.trained_by},
         threads=protocol.compute.shared_threads,
         upstream={"start": start, "corpus": corpus},
     )
 
 
-def sft(protocol: OwnProtocol, start: Step, corpus: Step) -> Step:
-    """Stage 1 of both pipelines: the model fine-tuned on the chosen completions of the pairs."""
+def sft(protocol: OwnProtocol, start: Step, corpus: Step, brought: Mapping[str, str]) -> Step:
+    """Stage 1 of both pipelines: the model fine-tuned on demonstrations, or where there are none on
+    the chosen completions of the pairs."""
+    shown = {name: brought[name] for name in (DEMONSTRATIONS,) if name in brought}
     return Step(
         stage="sft",
         label="fine-tuned",
-        function="pipelines.data.fine_tune:train",
+        function=f"pipelines.data.fine_tune:{'train_on_demonstrations' if shown else 'train'}",
         version=1,
-        recipe={"sft": protocol.sft, **protocol.trained_by},
+        recipe={
+            "sft": protocol.sft,
+            **({"data": protocol.data} if shown else {}),
+            **protocol.trained_by,
+        },
+        assets=shown,
         threads=protocol.compute.shared_threads,
         upstream={"start": start, "corpus": corpus},
     )

@@ -91,6 +91,17 @@ class OwnProtocol(Protocol):
 
 
 @dataclass(frozen=True)
+class RelabelledProtocol(OwnProtocol):
+    """People's pairs teach a gold reward, which then labels the model's own completions."""
+
+    labels: LabelsSpec = LabelsSpec()
+
+    @property
+    def margins(self) -> bool:
+        return self.labels.margins
+
+
+@dataclass(frozen=True)
 class StartSpec(Spec):
     """The pretrained model that everything starts from."""
 

@@ -120,7 +120,7 @@ def test_a_function_of_ones_own_is_the_gold_reward(own, tmp_path):
         (["run", "custom", "--model", "{own}/model"], "custom needs --pairs"),
         (
             [*"run custom --model {own}/model --pairs {own}/pairs.jsonl.gz --arms ppo-gt".split()],
-            "arm ppo-gt is trained on the gold reward: give one with --gold",
+            "arm ppo-gt is trained on the gold reward, and here is only a judge",
         ),
         (["run", "sentiment", "--pairs", "x"], "--pairs is for `custom`"),
         (["plan", "custom", "--model", "{own}/none", "--pairs", "{own}/pairs.jsonl.gz"], "none"),
