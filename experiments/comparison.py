@@ -136,8 +136,8 @@ class Comparison(Experiment):
         told = [name for name in names if self.arms[name].trains_on == "gold"]
         if told and self.judge:
             raise UserError(
-                f"arm {told[0]} is trained on the gold reward, and here is only a judge: one that an "
-                "arm is trained on judges nothing (custom takes a gold reward: --gold)"
+                f"arm {told[0]} is trained on the gold reward, and here is only a judge, who "
+                "would judge what it taught (custom takes a gold reward: --gold)"
             )
         return names, named
 

@@ -90,7 +90,8 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
         (
             "best of n",
             "128 completions of Preferred-FT",
-            f"of the SFT model, every n up to {evaluation.reference_samples}, a reward model of the same pairs",
+            f"of the SFT model, every n up to {evaluation.reference_samples}, by a reward model of "
+            "the same pairs",
         ),
         ("PPO", "best of n stands in for it", "none by default; --arms ppo,dpo"),
         (

