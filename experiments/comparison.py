@@ -25,7 +25,7 @@ from pipelines.evaluate.pipeline import (
 )
 from pipelines.evaluate.schema import conform
 from pipelines.rlhf.pipeline import reward_model
-from pipelines.shared.assets import ASSETS
+from pipelines.shared.assets import BY_IDENTITY
 from pipelines.shared.errors import UserError
 from pipelines.shared.specs import LabelsSpec, Protocol, TemperaturesSpec
 from pipelines.shared.steps import Step, closure
@@ -256,7 +256,8 @@ class ComparisonStudy(Study):
         return chosen_samples(texts, scores, labels, run, tokenizer.eos_token_id)
 
     def manifest(self) -> dict[str, Any]:
-        assets = {name for step in self.steps() for name in step.assets if name in ASSETS}
+        identities = {identity for step in self.steps() for identity in step.assets.values()}
+        assets = [BY_IDENTITY[each] for each in identities & BY_IDENTITY.keys()]
         return {
             **super().manifest(),
             "reward_label": self.experiment.reward_label,
@@ -265,7 +266,9 @@ class ComparisonStudy(Study):
             "deviations": [dict(row) for row in self.experiment.deviations(self.protocol)],
             "trials": [dict(trial) for trial in self.experiment.trials],
             "tuning": self.experiment.tuning if self.tuned else "",
-            "assets": [dataclasses.asdict(ASSETS[name]) for name in sorted(assets)],
+            "assets": [
+                dataclasses.asdict(asset) for asset in sorted(assets, key=lambda asset: asset.name)
+            ],
             "catalogue": [
                 {
                     "arm": arm.name,

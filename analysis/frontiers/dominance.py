@@ -206,10 +206,11 @@ def area_weights(grid: np.ndarray, end: float, axis: str) -> np.ndarray:
 
     Args:
         grid: nats, ascending from 0.
+        end: nats; a KL that rounding put below 0 is 0.
         axis: "kl", the integral d KL, or "root_kl", d sqrt(KL).
     """
     scale = grid if axis == "kl" else np.sqrt(grid)
-    stop = end if axis == "kl" else np.sqrt(end)
+    stop = max(end, 0.0) if axis == "kl" else np.sqrt(max(end, 0.0))
     weights = np.zeros(len(grid))
     for i in range(len(grid) - 1):
         width = scale[i + 1] - scale[i]

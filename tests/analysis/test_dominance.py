@@ -27,7 +27,9 @@ def test_area_weights_integrate_lines_exactly():
         assert area_weights(grid, end, "kl") @ line == pytest.approx(2 * end + 1.5 * end**2)
     roots = 2 + 3 * np.sqrt(grid)
     assert area_weights(grid, 2.25, "root_kl") @ roots == pytest.approx(2 * 1.5 + 1.5 * 1.5**2)
-    assert not area_weights(grid, 0.0, "kl").any()
+    for end in (0.0, -1e-12):
+        assert not area_weights(grid, end, "kl").any()
+        assert not area_weights(grid, end, "root_kl").any(), "a KL below 0 is rounding"
 
 
 def test_summary_and_dominance_by_hand():
