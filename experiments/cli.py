@@ -19,7 +19,7 @@ from rich.table import Table
 
 from experiments import judge_options, plugins, study_options
 from experiments.estimates import Estimator
-from experiments.progress import Display, duration, seconds_left
+from experiments.progress import Display, duration
 from experiments.publish import collect, published_steps
 from experiments.study import Choice, Study
 from pipelines.arms import ARMS
@@ -27,9 +27,8 @@ from pipelines.shared.assets import default_cache, prepare
 from pipelines.shared.errors import StepFailed, UserError, unknown
 from pipelines.shared.executors import run_local
 from pipelines.shared.ray_executor import run_ray
-from pipelines.shared.schedule import critical_path
 from pipelines.shared.specs import Runtime
-from pipelines.shared.steps import Step, is_storage_failure, load_record, partial_folders
+from pipelines.shared.steps import is_storage_failure, load_record, partial_folders
 
 COMMANDS = (
     *("list", "plan", "run", "report", "status", "claims", "judge", "label", "win-rates"),
@@ -204,48 +203,9 @@ def _list_arms(choices: Mapping[str, Choice], console: Console, shared: bool = F
 
 
 def plan_command(options: argparse.Namespace, console: Console) -> int:
-    study, estimator = _study(options), Estimator(options.results)
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "label", "threads", "state"):
-        table.add_column(column, justify="right" if column == "threads" else "left")
-    for column in ("seconds", "TFLOP", "on path"):
-        table.add_column(column, justify="right")
-    records = {step.fingerprint: load_record(step, options.results) for step in study.steps()}
-    todo = [step for step in study.steps() if records[step.fingerprint] is None]
-    costs = {step.fingerprint: estimator.cost(step) for step in todo}
+    from experiments import planning
 
-    def seconds(step: Step) -> float | None:
-        cost = costs[step.fingerprint]
-        return cost["seconds"] if cost else None
-
-    path = critical_path(todo, seconds)
-    for step in study.steps():
-        record = records[step.fingerprint]
-        cost = record["cost"] if record else costs[step.fingerprint]
-        table.add_row(
-            step.stage,
-            step.label,
-            str(step.threads),
-            "[green]cached[/]" if record else "to run",
-            f"{cost['seconds']:.1f}" if cost else "?",
-            f"{cost['flops'] / 1e12:.3f}" if cost else "?",
-            "*" if step in path else "",
-        )
-    console.print(table)
-    left = seconds_left(todo, estimator, options.cores)
-    time_left = (
-        f"about {duration(left)} on {options.cores} cores"
-        if left is not None
-        else ("time unknown: nothing like it has run here yet")
-    )
-    console.print(f"{len(todo)} of {len(study.steps())} steps to run, {time_left}")
-    if left is not None and todo:
-        alone = sum(seconds(step) or 0.0 for step in path)
-        console.print(
-            f"critical path (*): {' > '.join(step.stage for step in path)}: {duration(alone)}, "
-            "however many cores"
-        )
-    return 0
+    return planning.run(_study(options), options, console)
 
 
 def run_command(options: argparse.Namespace, console: Console) -> int:

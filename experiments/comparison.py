@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from experiments import settings
+from experiments.forecast import Forecast, Sizes
 from experiments.stages import Shared, Simulated, Stages
 from experiments.study import Choice, Experiment, Study, Written
 from pipelines.arms import ARMS, Arm, Ingredients
@@ -91,6 +92,7 @@ class Comparison(Experiment):
         judge: what stands for a gold reward where there is none, in the report's words.
         papers: whether papers' claims can be put to the test in it.
         deviations: from a protocol, what its source says and what is done here, for the report.
+        sizes: of the data at scales whose cost is to be told before anything like it has run.
         tuning: name of the experiment that chose the settings of `tuned_scales`, or "".
     """
 
@@ -106,6 +108,7 @@ class Comparison(Experiment):
     judge: str = ""
     papers: bool = True
     deviations: Callable[[Any], Sequence[Mapping[str, str]]] = lambda protocol: ()
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
     tuning: str = ""
     tuned_scales: Sequence[str] = ()
 
@@ -216,6 +219,10 @@ class ComparisonStudy(Study):
         scored = (*estimates.values(), *(run.evaluation for run in self.runs), *self.sweeps)
         scored = (*scored, *self.held_out)
         return [(step, "scores.parquet") for step in scored]
+
+    def forecast(self) -> Forecast | None:
+        sizes = self.experiment.sizes.get(self.scale)
+        return Forecast(sizes, self.steps()) if sizes else None
 
     def collect_text(self, results: Path, folder: Path) -> None:
         """tables/samples.parquet: the text that every final policy wrote; and chosen.parquet: for

@@ -18,6 +18,7 @@ than the interval. PPO, which the paper does not run here, can be added: `--arms
 from typing import Any
 
 from experiments.comparison import JUDGED, Comparison
+from experiments.forecast import Sizes
 from experiments.sentiment import of_all
 from experiments.stages import Own
 from pipelines.baselines.specs import PreferredFTSpec
@@ -121,4 +122,16 @@ HH = Comparison(
     judge=JUDGED,
     papers=False,
     deviations=deviations,
+    # 160,800 pairs; lengths are rough.
+    sizes={
+        "paper": Sizes(
+            sft_rows=128_000,
+            sft_tokens=260,
+            prompts=128_000,
+            prompt_tokens=180,
+            completion_tokens=80,
+            pairs=128_000,
+            judge_pairs=24_000,
+        )
+    },
 )

@@ -19,6 +19,7 @@ peaks at a higher KL, by more than the interval.
 from typing import Any
 
 from experiments.comparison import Comparison
+from experiments.forecast import Sizes
 from experiments.stages import Relabelled
 from pipelines.data.brought import pinned
 from pipelines.data.pipeline import MODEL, PAIRS, TEST
@@ -113,4 +114,10 @@ OVEROPTIMIZATION = Comparison(
     reward_label="gold reward (a larger reward model)",
     papers=False,
     deviations=deviations,
+    # Half of 160,800 pairs teach the gold reward; lengths are rough.
+    sizes={
+        "paper": Sizes(
+            sft_rows=72_000, sft_tokens=230, prompts=20_000, prompt_tokens=150, judge_pairs=80_000
+        )
+    },
 )

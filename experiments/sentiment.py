@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.comparison import Comparison
+from experiments.forecast import Sizes
 from experiments.stages import Pretrained
 from pipelines.baselines.specs import PreferredFTSpec
 from pipelines.data.specs import (
@@ -305,6 +306,11 @@ SENTIMENT = Comparison(
     sweeps={"ppo": BETAS, "ppo-gt": BETAS, "dpo": (*BETAS, 5.0)},
     reward_label="gold reward (log-odds of fresh)",
     deviations=deviations,
+    sizes={
+        "small": Sizes(
+            sft_rows=8_900, sft_tokens=28, prompts=1000, prompt_tokens=4, labelled=11_500
+        )
+    },
     tuning="sentiment-tuning",
     tuned_scales=("mini",),
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.forecast import Forecast
 from pipelines.shared.errors import UserError, unknown
 from pipelines.shared.steps import Step
 
@@ -155,6 +156,10 @@ class Study:
     def brought(self) -> Mapping[str, Path]:
         """Where the user's own files lie, by their digest."""
         return {}
+
+    def forecast(self) -> Forecast | None:
+        """What its steps will cost by arithmetic; None where their sizes are not known."""
+        return None
 
     def kept(self) -> list[tuple[Step, str]]:
         """The tables that the analysis is made from: (step, file in its folder)."""

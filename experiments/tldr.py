@@ -18,6 +18,7 @@ chosen summaries, or a higher judge's reward within the same KL, by more than th
 from typing import Any
 
 from experiments.comparison import JUDGED, Comparison
+from experiments.forecast import Sizes
 from experiments.stages import Own
 from pipelines.data.brought import pinned
 from pipelines.data.pipeline import DEMONSTRATIONS, MODEL, PAIRS, TEST
@@ -121,4 +122,16 @@ TLDR = Comparison(
     judge=JUDGED,
     papers=False,
     deviations=deviations,
+    # 116,722 summaries and 92,858 pairs; lengths are rough.
+    sizes={
+        "paper": Sizes(
+            sft_rows=110_000,
+            sft_tokens=380,
+            prompts=10_000,
+            prompt_tokens=340,
+            completion_tokens=40,
+            pairs=65_000,
+            judge_pairs=23_000,
+        )
+    },
 )
