@@ -1,10 +1,9 @@
 """What a study of large models will take before anything like it has run: FLOPs from its recipes
 and the models' shapes, hours from those by the stated shares of an accelerator's peaks.
 
-It is arithmetic, not a measurement: FLOPs within 15% of what is booked where a study's sizes
-are known (the tests hold it to the published one; completions count as long as they may be), hours
-as good as the shares. Where something
-like a step has run, `plan` tells from what that took.
+It is arithmetic, not a measurement: FLOPs within 15% of what is booked where a study's sizes are
+known (the tests hold it to the published one; completions count as long as they may be), hours as
+good as the shares. Where something like a step has run, `plan` tells from what that took.
 """
 
 from collections.abc import Callable, Iterable, Mapping

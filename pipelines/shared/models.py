@@ -18,7 +18,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 
 from pipelines.shared.logprobs import Sequences
-from pipelines.shared.reading import as_mask, mlp_at
+from pipelines.shared.reading import as_mask, mlp_at, unwrapped
 from pipelines.shared.specs import ModelSpec
 
 
@@ -131,12 +131,12 @@ def token_values(
     Args:
         read: (B, T) bool, the positions that somebody reads: the others' values mean nothing then.
     """
-    trunk: Any = getattr(model, model.base_model_prefix)
+    plain: Any = unwrapped(model)
+    trunk = getattr(plain, plain.base_model_prefix)
     with mlp_at(model, read) if read is not None else contextlib.nullcontext():
         hidden = trunk(**sequences.model_inputs(), use_cache=False).last_hidden_state
-    head: Any = model.score
-    centred = head(hidden).squeeze(-1) - getattr(model.config, "reward_mean", 0.0)
-    return centred / getattr(model.config, "reward_std", 1.0)
+    centred = plain.score(hidden).squeeze(-1) - getattr(plain.config, "reward_mean", 0.0)
+    return centred / getattr(plain.config, "reward_std", 1.0)
 
 
 def rewards(model: PreTrainedModel, sequences: Sequences) -> torch.Tensor:
