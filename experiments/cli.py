@@ -32,7 +32,7 @@ from pipelines.shared.steps import is_storage_failure, load_record, partial_fold
 
 COMMANDS = (
     *("list", "plan", "run", "report", "status", "claims", "judge", "label", "win-rates"),
-    "check-data",
+    *("check-data", "export"),
 )
 
 
@@ -125,6 +125,12 @@ def parser() -> Parser:
     study_options.add_label(commands, common, read)
     study_options.add_win_rates(commands, common, chosen)
     study_options.add_check_data(commands, common, chosen)
+    own = Parser(add_help=False)
+    study_options.add_own(own)
+    export = commands.add_parser(
+        "export", parents=[common, chosen, own], help="pairs, frontier and samples for other tools"
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to")
     return main
 
 
@@ -373,6 +379,7 @@ COMMAND_FUNCTIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "label": _later("label_command"),
     "win-rates": _later("win_rates_command"),
     "check-data": _later("check_data_command"),
+    "export": _later("export_command"),
 }
 
 if __name__ == "__main__":

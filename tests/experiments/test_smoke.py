@@ -215,3 +215,29 @@ def test_a_published_study_is_analysed_without_its_runs(study, tmp_path):
     done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert contents(published) == contents(study)
+
+
+def test_what_was_made_is_exported_for_other_tools(results, study, tmp_path, capsys):
+    from datasets import load_dataset
+
+    from experiments.cli import main
+
+    chosen = ["sentiment", "--scale", "smoke", "--results", str(results)]
+    assert main(["export", *chosen, "--out", str(tmp_path / "out")]) == 0
+    (text,) = (tmp_path / "out" / "pairs").glob("*.jsonl")
+    data = load_dataset("json", data_files=str(text), split="train", cache_dir=str(tmp_path))
+    assert data.column_names == ["prompt", "chosen", "rejected"]
+    exact = pd.read_parquet(text.with_suffix(".parquet"))
+    assert len(data) == len(exact) == 32 * 6
+    assert data["chosen"] == exact["chosen"].tolist()
+    (made,) = (results / "runs" / "pairs").iterdir()
+    pairs = pd.read_parquet(made / "pairs.parquet")
+    assert exact["chosen_ids"].map(list).tolist() == pairs["chosen_ids"].map(list).tolist()
+    frontier = pd.read_parquet(tmp_path / "out" / "frontier.parquet")
+    assert len(frontier) == len(pd.read_csv(study / "tables" / "frontier.csv"))
+    policies = pd.read_csv(tmp_path / "out" / "policies.csv")
+    assert all((Path(folder) / "model.safetensors").is_file() for folder in policies["checkpoint"])
+    assert len(policies) == 1 + 4 + 5
+    capsys.readouterr()
+    assert main(["export", *chosen, "--seeds", "2", "--out", str(tmp_path / "two")]) == 2
+    assert "is not finished" in capsys.readouterr().err and not (tmp_path / "two").exists()
