@@ -12,13 +12,14 @@ import pandas as pd
 from datasets import Dataset
 
 from pipelines.data import brought
-from pipelines.data.corpus import TRAINING, longest_of, pairs_of
+from pipelines.data.checks import prompt_key
+from pipelines.data.corpus import TRAINING, longest_of, pairs_of, read_key
 from pipelines.data.encoding import Encoder
 from pipelines.data.pipeline import DEMONSTRATIONS
 from pipelines.data.prompts import read_demonstrations
 from pipelines.data.specs import DataSpec, FineTuneSpec
 from pipelines.rlhf.sft import fit
-from pipelines.shared.corpus import TEXTS, prompt_hash
+from pipelines.shared.corpus import TEXTS
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.steps import Context
@@ -41,8 +42,8 @@ def train_on_demonstrations(context: Context) -> None:
 
 
 def demonstrations(context: Context) -> Dataset:
-    """The rows of a file of prompt and completion, but those whose prompt is one that policies are
-    judged on or that, with the completion, are too long.
+    """The rows of a file of prompt and completion, but those whose prompt, however it is typed, is
+    one that is judged, tuned or a judge trained on, and those that are too long.
 
     Raises:
         UserError: a row is none, or nothing is left.
@@ -51,11 +52,11 @@ def demonstrations(context: Context) -> Dataset:
     path, start = brought.of(context, DEMONSTRATIONS), context.inputs["start"] / "checkpoint"
     longest, encoder = longest_of(start, spec), Encoder(load_tokenizer(start))
     texts = pd.read_parquet(context.inputs["corpus"] / TEXTS)
-    judged = set(texts.loc[texts["split"] != TRAINING, "prompt_id"])
+    judged = set(texts.loc[texts["split"] != TRAINING, "prompt"].map(prompt_key))
     rows, left_out = [], Counter({"judged on": 0, "too long": 0})
     for prompt, completion in read_demonstrations(path):
         ids, written = encoder.both(prompt, completion)
-        if prompt_hash(ids)[:16] in judged:
+        if read_key(prompt, encoder) in judged:
             left_out["judged on"] += 1
         elif len(ids) + len(written) > longest:
             left_out["too long"] += 1

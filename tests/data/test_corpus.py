@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 from tokenizers import normalizers
 
-from pipelines.data import brought, corpus
+from pipelines.data import brought, corpus, fine_tune
 from pipelines.data.pairs import SIDES
-from pipelines.data.pipeline import PAIRS, PROMPTS, TEST
+from pipelines.data.pipeline import DEMONSTRATIONS, PAIRS, PROMPTS, TEST
 from pipelines.data.specs import DataSpec, RoomSpec
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_tokenizer, new_policy
 from pipelines.shared.specs import ModelSpec, Runtime
+
+KINDS = {"pairs": PAIRS, "test": TEST, "prompts": PROMPTS, "demonstrations": DEMONSTRATIONS}
 
 
 def rows(count=60):
@@ -53,7 +55,7 @@ def prepare(start, tmp_path):
         for name, given in files.items():
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in given))
-            kind = {"pairs": PAIRS, "test": TEST, "prompts": PROMPTS}[name]
+            kind = KINDS[name]
             assets[kind] = brought.digest_of(path)
             places[assets[kind]] = path
         specs = {"data": spec or DataSpec(), "room": RoomSpec(room)}
@@ -222,3 +224,48 @@ def test_nothing_left_to_train_on(prepare):
         prepare(
             DataSpec(share_evaluation=0.999, share_judge=0.0, share_validation=0.0), pairs=rows()
         )
+
+
+def test_demonstrations_are_of_no_prompt_that_is_judged_on(prepare, tokenizer):
+    """However it is typed; nor of one that a judge is trained on, nor longer than there is room."""
+    shown = [{"prompt": f"FILM {number}:", "completion": f" good {number}"} for number in range(25)]
+    shown.append({"prompt": "another", "completion": " word" * 40})
+    made = prepare(pairs=rows(), demonstrations=shown)
+    texts = pd.read_parquet(made.folder / "texts.parquet")
+    judged = texts.loc[texts["split"] != "preference", "prompt"].str.lower()
+    kept = [row for row in shown[:25] if row["prompt"].lower() not in set(judged)]
+    assert 5 <= len(kept) < 25
+    logged: list[dict] = []
+    made.context.log = logged.append
+    found = fine_tune.demonstrations(made.context)
+    whole = [
+        tokenizer(row["prompt"])["input_ids"]
+        + tokenizer(row["completion"])["input_ids"]
+        + [tokenizer.eos_token_id]
+        for row in kept
+    ]
+    assert found["input_ids"][:] == whole
+    for ids, labels in zip(found["input_ids"], found["labels"], strict=True):
+        start = labels.count(-100)
+        assert labels[start:] == ids[start:] and tokenizer.decode(ids[:start]).endswith(":")
+    assert logged == [
+        {
+            "demonstrations": len(kept),
+            "demonstrations/judged on": 25 - len(kept),
+            "demonstrations/too long": 1,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a"}, "line 1: has no completion"),
+        ({"prompt": "a", "completion": [{"role": "user", "content": "b"}]}, "must both be text"),
+        ({"prompt": "a", "completion": " "}, "no demonstrations are left"),
+    ],
+)
+def test_demonstrations_that_are_none_are_one_line(prepare, row, message):
+    made = prepare(pairs=rows(), demonstrations=[row])
+    with pytest.raises(UserError, match=message):
+        fine_tune.demonstrations(made.context)

@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    LlamaConfig,
+)
 
 from experiments.sentiment import SENTIMENT
 from pipelines.shared import adapters, corpus
 from pipelines.shared import steps as framework
 from pipelines.shared.errors import StepFailed
 from pipelines.shared.logprobs import completion_logprobs, pack
-from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer
-from pipelines.shared.specs import Runtime
+from pipelines.shared.models import load_policy, load_reward_model, load_tokenizer, token_values
+from pipelines.shared.specs import Runtime, WeightsSpec
 from pipelines.shared.steps import Context, Step, run_step, seed_all
 from pipelines.shared.training import micro_batched
 
@@ -226,3 +231,40 @@ def test_what_is_saved_computes_what_the_adapters_did(whole, tmp_path):
         )
     torch.testing.assert_close(whole_, adapted_, atol=1e-5, rtol=1e-5)
     assert (whole_ - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_values_under_adapters_are_those_of_the_merged_critic(name, tmp_path):
+    """Whatever the architecture calls its trunk, which PEFT has a name like."""
+    made = {
+        "gpt2": GPT2Config(
+            vocab_size=20, n_embd=16, n_layer=1, n_head=2, num_labels=1, pad_token_id=0
+        ),
+        "llama": LlamaConfig(
+            vocab_size=20,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_labels=1,
+            pad_token_id=0,
+        ),
+    }
+    torch.manual_seed(0)
+    plain = AutoModelForSequenceClassification.from_config(made[name]).eval()
+    plain.config.reward_mean = 0.5
+    step = Step("test", "one", "a:b", 1, {"weights": WeightsSpec(lora_rank=2)})
+    context = Context(step, tmp_path, {}, Runtime(tmp_path, tmp_path), None, None, None)
+    model = adapters.adapted(context, plain)
+    for key, weight in model.named_parameters():
+        if "lora_B" in key:
+            weight.data.normal_()
+    sequences = pack([[5, 6, 7], [8]], [[9, 10], [11, 12, 13]], 0, "cpu")
+    with torch.no_grad():
+        adapted_, merged = (
+            token_values(each, sequences) for each in (model, adapters.merged(model).eval())
+        )
+    real = sequences.attention_mask.bool()
+    torch.testing.assert_close(adapted_[real], merged[real], atol=1e-5, rtol=1e-5)
+    heads = {key for key, weight in model.named_parameters() if weight.requires_grad}
+    assert any("score" in key for key in heads), "the head is new: it is trained as it is"
