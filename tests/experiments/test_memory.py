@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -268,3 +270,22 @@ def test_values_under_adapters_are_those_of_the_merged_critic(name, tmp_path):
     torch.testing.assert_close(adapted_[real], merged[real], atol=1e-5, rtol=1e-5)
     heads = {key for key, weight in model.named_parameters() if weight.requires_grad}
     assert any("score" in key for key in heads), "the head is new: it is trained as it is"
+
+
+@pytest.mark.slow
+def test_what_is_booked_with_adapters_agrees_with_the_counter(tmp_path, monkeypatch):
+    """Nothing is computed for the gradients of frozen weights. (In one layer alone the activations'
+    gradients, of which the lowest layer needs none, would be a good part of the rest.)"""
+    monkeypatch.setattr(corpus, "read", made_up_reviews)
+    held, left_out = set(), ("kto", "preferred-ft")
+    for step in study_of("weights.lora_rank=4", "model.layers=6", "model.width=48"):
+        if step.stage in left_out or step.label.startswith("gold"):
+            continue
+        # The counter does not see the fused CPU attention; its plain form does the same.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+            record = run_step(step, Runtime(results=tmp_path, cache=tmp_path))
+        if step.stage in TRAINED:
+            held.add(step.stage)
+            booked = sum(phase["flops"] for phase in record["phases"].values())
+            assert booked == pytest.approx(counted.get_total_flops(), rel=0.08), step.stage
+    assert held == set(TRAINED) - set(left_out)
