@@ -6,6 +6,7 @@ Bad input ends in one line on stderr and exit status 2; a step that breaks in on
 import argparse
 import importlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -79,6 +80,11 @@ def parser() -> Parser:
     )
     machine = Parser(add_help=False)
     machine.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores to fill")
+    machine.add_argument(
+        "--device",
+        default="cpu",
+        help="where models are trained and sampled: cpu, cuda, cuda:N, mps; default: %(default)s",
+    )
     own = Parser(add_help=False)
     study_options.add_own(own)
     commands.add_parser("list", parents=[common], help="experiments, scales and arms")
@@ -99,11 +105,6 @@ def parser() -> Parser:
     )
     run.add_argument(
         "--ray-address", metavar="ADDRESS", help="of the cluster; default: this node's, or its own"
-    )
-    run.add_argument(
-        "--device",
-        default="cpu",
-        help="where models are trained and sampled: cpu, cuda, cuda:1, ...; default: %(default)s",
     )
     run.add_argument(
         "--gradient-checkpointing",
@@ -238,7 +239,9 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
     console.print(
         f"[bold]{study.experiment.name}[/] at scale {study.scale}: {study.experiment.question}"
     )
-    with Display(steps, Estimator(runtime.results), options.cores, console) as display:
+    with Display(
+        steps, Estimator(runtime.results, options.device), options.cores, console
+    ) as display:
         predict = display.estimator.cost
         if options.executor == "ray":
             run_ray(steps, runtime, options.ray_address, display.tell, predict)
@@ -336,6 +339,8 @@ def check_device(device: str) -> None:
     """Raise `UserError` for a device that PyTorch does not have here."""
     if device == "cpu":
         return
+    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise UserError(f"--device {device}: must be cpu, cuda, cuda:N or mps")
     import torch
 
     try:

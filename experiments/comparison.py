@@ -17,7 +17,7 @@ from pipelines.arms.arm import check as check_arm
 from pipelines.data import brought
 from pipelines.data.brought import Brought
 from pipelines.dpo.pipeline import reference_logprobs
-from pipelines.evaluate.comparisons import chosen_samples
+from pipelines.evaluate.comparisons import chosen_samples, peoples_choices
 from pipelines.evaluate.pipeline import (
     evaluation,
     held_out,
@@ -32,6 +32,7 @@ from pipelines.shared.specs import LabelsSpec, Protocol, TemperaturesSpec
 from pipelines.shared.steps import Step, closure
 
 CHOSEN_TEXTS = "chosen.parquet"
+PAPER = "paper"  # the scale of papers' own models and data
 IMPORTED = "imported"
 JUDGED = "judge's reward"  # what the report calls it where there is no gold reward
 ALWAYS = ("sft", "best-of-n", "optimum")  # made of the SFT model and its samples, as all need them
@@ -222,11 +223,14 @@ class ComparisonStudy(Study):
 
     def forecast(self) -> Forecast | None:
         sizes = self.experiment.sizes.get(self.scale)
-        return Forecast(sizes, self.steps()) if sizes else None
+        declared: Any = self.experiment.scales[self.scale]
+        names = ("corpus", "data", "start")  # the sizes are of the data and model as declared
+        alike = all(getattr(declared, n, None) == getattr(self.protocol, n, None) for n in names)
+        return Forecast(sizes, self.steps()) if sizes and alike else None
 
     def collect_text(self, results: Path, folder: Path) -> None:
         """tables/samples.parquet: the text that every final policy wrote; and chosen.parquet: for
-        each prompt a chosen completion of the SFT model, where one labeller chose."""
+        each prompt a chosen completion, of the SFT model where one labeller chose, or people's."""
 
         def of(run: Run) -> pd.DataFrame:
             table = pd.read_parquet(run.evaluation.folder(results) / "samples.parquet")
@@ -242,6 +246,16 @@ class ComparisonStudy(Study):
         (tables / CHOSEN_TEXTS).unlink(missing_ok=True)
         if len(labels) == 1:  # with several labellers there is no one chosen completion
             self._chosen_texts(results, *labels).to_parquet(tables / CHOSEN_TEXTS)
+        elif self.held_out:
+            self._peoples_texts(results).to_parquet(tables / CHOSEN_TEXTS)
+
+    def _peoples_texts(self, results: Path) -> pd.DataFrame:
+        """See `comparisons.peoples_choices`."""
+        upstream = self.reference_samples.upstream["corpus"]
+        pairs = pd.read_parquet(upstream.folder(results) / "all_pairs.parquet")
+        prompts = pd.read_parquet(self.reference_samples.folder(results) / "scores.parquet")
+        run = self.reference_samples.fingerprint[:8]
+        return peoples_choices(pairs, prompts["prompt_id"], run)
 
     def _chosen_texts(self, results: Path, labels: LabelsSpec) -> pd.DataFrame:
         """See `comparisons.chosen_samples`."""
@@ -384,6 +398,7 @@ def resolve(
     sections = {arm.name: arm.settings.section for arm in ARMS.values() if arm.settings}
     settings.check_read(given, sections, names)
     _check_fixed(given, chosen)
+    _check_declared(experiment.scales[scale], scale, chosen, given)
     swept = {sweep[0] for arm in chosen if (sweep := experiment.sweep(arm))}
     single = {name: values[0] for name, values in given.items() if len(values) == 1}
 
@@ -462,6 +477,22 @@ def imported(name: str, thing: Brought) -> Arm:
     arm = Arm(name, "own", f"trained elsewhere: {thing.name}", policy=policy, trains_on="")
     check_arm(arm)
     return arm
+
+
+def _check_declared(
+    protocol: Protocol, scale: str, chosen: Sequence[Arm], given: Mapping[str, Any]
+) -> None:
+    """Raise `UserError` for an arm that a paper's preset has no settings for: an arm's own defaults
+    are for models of less than a million weights."""
+    if scale != PAPER:
+        return
+    for arm in chosen:
+        section = arm.settings.section if arm.settings else None
+        if section and section not in protocol.arms and f"{section}.learning_rate" not in given:
+            raise UserError(
+                f"arm {arm.name} has no settings at scale {scale}, and its defaults are for a far "
+                f"smaller model: choose them, at least --set {section}.learning_rate=..."
+            )
 
 
 def _check_fixed(given: Mapping[str, Any], chosen: Sequence[Arm]) -> None:

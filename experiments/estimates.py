@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.shared.steps import Step, closure
 
 PREDICTED = ("seconds", "flops", "peak_memory_bytes")
-GROWN = ("start", "reward-model")  # stages that adopt a pretrained model
+GROWN = ("start", "reward-model", "gold")  # stages that adopt a pretrained model
 MOST_DIFFERENCES = 3  # recipe fields in which a run may differ and still predict
 
 
@@ -18,11 +18,12 @@ class Estimator:
     """Predicts seconds and FLOPs of a step as the median over the most similar recorded runs.
 
     Reads results/runs and the records of published experiments. Runs of the same stage, thread
-    count and model whose recipe differs in at most `MOST_DIFFERENCES` fields count; those with the
-    fewest differences are used.
+    count, model and kind of device (a CPU or not) whose recipe differs in at most
+    `MOST_DIFFERENCES` fields count; those with the fewest differences are used.
     """
 
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Path, device: str = "cpu") -> None:
+        self.accelerated = device != "cpu"
         self.records: dict[str, list[Mapping[str, Any]]] = {}
         self.identities: dict[str, Mapping[str, Any]] = {}  # by fingerprint
         self.models: dict[str, frozenset[str]] = {}  # what they stand on, by fingerprint
@@ -36,7 +37,9 @@ class Estimator:
                         self.add(json.loads(path.read_text()))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take another finished run into account."""
+        """Take another finished run into account, if it was on a device of this kind."""
+        if bool(record.get("accelerators")) != self.accelerated:
+            return
         self.records.setdefault(record["stage"], []).append(record)
         self.identities[record["fingerprint"]] = record["identity"]
         self.known.clear()

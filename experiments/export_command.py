@@ -39,7 +39,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     steps = {step.fingerprint: step for step in study.steps()}
     missing = [step for step in steps.values() if load_record(step, results) is None]
     folder = study.folder(results)
-    if missing or not (folder / "tables" / "frontier.csv").is_file():
+    tables = [folder / "tables" / name for name in ("frontier.csv", "samples.parquet")]
+    if missing or not all(path.is_file() for path in tables):
         raise UserError(
             f"{study.folder_name} is not finished below {results}: run it first "
             f"(`rlhf-vs-dpo run {study.experiment.name} --scale {study.scale}`)"
@@ -51,9 +52,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
             pairs = pd.read_parquet(step.folder(results) / "pairs.parquet")
             _write_pairs(pairs, out / "pairs" / name)
             console.print(f"{len(pairs):,} pairs: {escape(str(out / 'pairs' / name))}.jsonl")
-        frontier = _typed(pd.read_csv(folder / "tables" / "frontier.csv"), "frontier")
+        frontier = _typed(pd.read_csv(tables[0]), "frontier")
         replace(out / "frontier.parquet", frontier.to_parquet)
-        samples = pd.read_parquet(folder / "tables" / "samples.parquet")
+        samples = pd.read_parquet(tables[1])
         replace(out / "samples.parquet", samples.to_parquet)
         policies = _policies(study, results)
         replace(out / "policies.csv", lambda path: policies.to_csv(path, index=False))

@@ -73,6 +73,8 @@ class Work:
         trained: FLOPs of forward and backward passes. read: of forward passes.
         sampled: FLOPs of sampling. tokens: steps of sampling, a batch each.
         held, learnt: parameters of the networks in memory, and of those that are trained.
+        sampler: parameters of the one that is sampled from.
+        as_trained: passes without a gradient are in the precision of training, too.
     """
 
     trained: float = 0.0
@@ -81,6 +83,8 @@ class Work:
     tokens: float = 0.0
     held: int = 0
     learnt: int = 0
+    sampler: int = 0
+    as_trained: bool = False
 
     @property
     def flops(self) -> float:
@@ -159,6 +163,7 @@ class Forecast:
         return {
             "sampled": policies * self.forward(rows, self.written, self.written),
             "tokens": steps,
+            "sampler": parameters(self.shape),
         }
 
     def passes(self, step: Step) -> float:
@@ -168,7 +173,10 @@ class Forecast:
 
     def learnt(self, step: Step, size: int) -> int:
         """Of so many parameters those that a step trains; adapters' own are few."""
-        return size if self.passes(step) == 3.0 else 0
+        return 0 if self.adapted(step) else size
+
+    def adapted(self, step: Step) -> bool:
+        return self.passes(step) < 3.0
 
     def judge_shape(self, init: str) -> Shape:
         return getattr(ASSETS.get(init), "shape", None) or self.shape
@@ -210,42 +218,42 @@ def _comparisons(at: Forecast, step: Step, section: str, pairs: int) -> Work:
     shape = at.judge_shape(spec.init)
     one = at.forward(1, at.completion, shape=shape)
     trained = at.passes(step) * 2 * pairs * spec.epochs * one
-    return Work(
-        trained, read=at.completions * one, held=shape.body, learnt=at.learnt(step, shape.body)
-    )
+    read = at.completions if section == "reward_model" else 2 * (at.sizes.pairs or pairs)
+    learnt = at.learnt(step, shape.body)
+    return Work(trained, read=read * one, held=shape.body, learnt=learnt)
 
 
 def _pairs_arm(at: Forecast, step: Step) -> Work:
     (spec,) = [part for part in step.recipe.values() if hasattr(part, "epochs")]
     sides = 1 if step.stage == "preferred-ft" else 2
     one = at.forward(1, at.completion, at.completion)
-    size = parameters(at.shape)
-    rows = sides * at.pairs * spec.epochs
-    # KTO's reference point takes a pass of policy and reference over as many mismatched rows.
-    mismatched = 2 * rows * one if step.stage == "kto" else 0.0
-    return Work(
-        at.passes(step) * rows * one, read=mismatched, held=size, learnt=at.learnt(step, size)
-    )
+    size, rows = parameters(at.shape), sides * at.pairs * spec.epochs
+    read, held = 0.0, size
+    if step.stage == "kto":  # its reference point: both networks on as many mismatched rows
+        read, held = 2 * rows * one, 2 * size
+    return Work(at.passes(step) * rows * one, read=read, held=held, learnt=at.learnt(step, size))
 
 
 def _ppo(at: Forecast, step: Step) -> Work:
     spec: Any = step.recipe["ppo"]
-    rows = spec.updates * spec.rollouts
+    rows, size = spec.updates * spec.rollouts, parameters(at.shape)
     policy = at.forward(1, at.written, at.written)
-    judge = at.shape
-    for upstream in step.upstream.values():
-        if upstream.stage == "reward-model":
-            own: Any = upstream.recipe["reward_model"]
-            judge = at.judge_shape(own.init)
-    read = policy + 2 * at.forward(1, at.written, shape=judge)
-    trained = at.passes(step) * spec.ppo_epochs * (policy + at.forward(1, at.written, shape=judge))
-    size = parameters(at.shape)
+    judge, judges = at.shape, 0  # the critic is as large as the reward model
+    if "reward_model" in step.upstream:
+        own: Any = step.upstream["reward_model"].recipe["reward_model"]
+        judge, judges = at.judge_shape(own.init), 1
+    value = at.forward(1, at.written, shape=judge)
+    references = 0 if at.adapted(step) else 1  # below an adapter the policy is its own
+    drawn = at.sampling_of(spec.rollouts)
     return Work(
-        trained=rows * trained,
-        read=rows * read,
-        held=2 * size + 2 * judge.body,
+        trained=rows * at.passes(step) * spec.ppo_epochs * (policy + value),
+        read=rows * (policy + (1 + judges) * value),
+        sampled=spec.updates * drawn["sampled"],
+        tokens=spec.updates * drawn["tokens"],
+        held=(1 + references) * size + (1 + judges) * judge.body,
         learnt=at.learnt(step, size + judge.body),
-        **{name: spec.updates * value for name, value in at.sampling_of(spec.rollouts).items()},
+        sampler=size,
+        as_trained=True,
     )
 
 
@@ -263,6 +271,13 @@ def _reference_logprobs(at: Forecast, step: Step) -> Work:
 def _reference_samples(at: Forecast, step: Step) -> Work:
     rows = at.evaluation.prompts * at.evaluation.reference_samples
     return Work(held=parameters(at.shape), **at.sampling_of(rows))
+
+
+def _proxy_scores(at: Forecast, step: Step) -> Work:
+    own: Any = step.upstream["reward_model"].recipe["reward_model"]
+    judge = at.judge_shape(own.init)
+    rows = at.evaluation.prompts * at.evaluation.reference_samples
+    return Work(read=at.forward(rows, at.written, shape=judge), held=judge.body)
 
 
 def _evaluation(at: Forecast, step: Step) -> Work:
@@ -284,6 +299,7 @@ RULES: Mapping[str, Callable[[Forecast, Step], Work | None]] = {
     "reward-model": lambda at, step: _comparisons(at, step, "reward_model", at.pairs),
     "ppo": _ppo,
     "reference-samples": _reference_samples,
+    "proxy-scores": _proxy_scores,
     "evaluation": _evaluation,
     **dict.fromkeys(
         (
@@ -296,12 +312,14 @@ RULES: Mapping[str, Callable[[Forecast, Step], Work | None]] = {
 
 
 def seconds(work: Work, step: Step, on: Accelerator) -> float:
-    """On an accelerator: training in the step's precision, passes without a gradient in fp32.
+    """On an accelerator: training in the step's precision, passes without a gradient in fp32 but
+    those of PPO's rollouts.
 
-    A step of sampling reads all weights, or computes, whichever takes longer.
+    A step of sampling reads the policy's weights, or computes, whichever takes longer.
     """
     weights: Any = step.recipe.get("weights", WeightsSpec())
     peak = on.bf16 if weights.precision == "bf16" else on.fp32
-    reading = work.tokens * FP32 * work.held / on.bandwidth
-    sampling = max(reading, work.sampled / (on.reading * on.fp32))
-    return work.trained / (on.training * peak) + work.read / (on.reading * on.fp32) + sampling
+    plain = on.reading * (peak if work.as_trained else on.fp32)
+    reading = work.tokens * FP32 * work.sampler / on.bandwidth
+    sampling = max(reading, work.sampled / plain)
+    return work.trained / (on.training * peak) + work.read / plain + sampling

@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.comparison import JUDGED, Comparison
 from experiments.forecast import Sizes
-from experiments.sentiment import of_all
+from experiments.sentiment import of_all, precision
 from experiments.stages import Own
 from pipelines.baselines.specs import PreferredFTSpec
 from pipelines.data.brought import pinned
@@ -80,7 +80,7 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
         (
             "SFT",
             "on the chosen completions; epochs and learning rate not stated",
-            f"{protocol.sft.epochs} epoch, AdamW, lr {protocol.sft.learning_rate:g}",
+            f"epochs: {protocol.sft.epochs}, AdamW, lr {protocol.sft.learning_rate:g}",
         ),
         (
             "DPO",
@@ -105,7 +105,7 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
             "temperatures 0.25 to 1; length not stated",
             f"{sampling.max_new_tokens} tokens at most, temperature {sampling.temperature:g}",
         ),
-        ("precision", "not stated", "bf16 products, fp32 weights and optimiser; fp32 evaluation"),
+        ("precision", "not stated", precision(protocol)),
     ]
     return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
 

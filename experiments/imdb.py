@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.comparison import Comparison
 from experiments.forecast import Sizes
-from experiments.sentiment import of_all
+from experiments.sentiment import of_all, precision
 from experiments.stages import Pretrained
 from pipelines.baselines.specs import PreferredFTSpec
 from pipelines.data.specs import (
@@ -88,15 +88,15 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
         (
             "SFT",
             "1 epoch on a subset of the data; section 6 says until convergence",
-            f"{sft.epochs} epoch on the first {corpus.max_tokens} tokens of {corpus.share_sft:.0%} "
-            f"of the training reviews, AdamW, lr {sft.learning_rate:g}",
+            f"epochs: {sft.epochs}, on the first {corpus.max_tokens} tokens of "
+            f"{corpus.share_sft:.0%} of the training reviews, AdamW, lr {sft.learning_rate:g}",
         ),
         (
             "prefixes",
             "25,000 of 2-8 tokens",
             f"{corpus.shortest_prompt}-{corpus.longest_prompt} tokens of "
-            f"{corpus.share_preference:.0%} of the training reviews, each once, and none that SFT "
-            "has seen",
+            f"{corpus.share_preference:.0%} of the training reviews, each once; none is the prefix "
+            "of one of SFT's reviews, though one may begin with it and go on",
         ),
         (
             "generation",
@@ -142,15 +142,11 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
         (
             "evaluation",
             "on the test split every 100 steps; number of prompts and KL estimator not stated",
-            f"{evaluation.prompts} prefixes of the test split x {evaluation.samples}, "
-            f"{dpo.snapshots} policies a run; Rao-Blackwellised sequence KL",
+            f"{evaluation.prompts} prefixes of the test split x {evaluation.samples}, the policies "
+            "saved on the way (snapshots); Rao-Blackwellised sequence KL",
         ),
         ("seeds", "not stated, 22 runs", "by --seeds; runs as the sweeps say"),
-        (
-            "precision",
-            "not stated",
-            "bf16 products, fp32 weights and optimiser; evaluation in fp32",
-        ),
+        ("precision", "not stated", precision(protocol)),
     ]
     return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from experiments.comparison import Comparison
 from experiments.forecast import Sizes
+from experiments.sentiment import precision
 from experiments.stages import Relabelled
 from pipelines.data.brought import pinned
 from pipelines.data.pipeline import MODEL, PAIRS, TEST
@@ -79,9 +80,9 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
         (
             "proxies",
             "3M to 3B parameters, up to 100,000 labels of the gold reward",
-            f"70M to 1B, {sampling.prompts:,} pairs labelled by Bradley-Terry, temperature "
-            f"{labels.temperature:g}; gold and proxies with mean 0 and standard deviation 1 on SFT "
-            "completions",
+            f"as reward_model.init says, {sampling.prompts:,} pairs labelled by Bradley-Terry, "
+            f"temperature {labels.temperature:g}; proxies with mean 0 and standard deviation 1 on "
+            "SFT completions, the gold reward on people's",
         ),
         (
             "RL",
@@ -94,7 +95,7 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
             f"n up to {protocol.evaluation.reference_samples}, unbiased estimator",
         ),
         ("DPO", "none (Rafailov et al. 2024 fit the law to it)", "on the same labels"),
-        ("precision", "not stated", "bf16 products, fp32 weights and optimiser; fp32 evaluation"),
+        ("precision", "not stated", precision(protocol)),
     ]
     return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
 

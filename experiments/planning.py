@@ -12,10 +12,12 @@ from experiments.study import Study
 from pipelines.shared.schedule import critical_path
 from pipelines.shared.steps import Step, load_record
 
+LIGHT = {"start", "corpus", "pairs"}  # stages without networks to speak of
+
 
 def run(study: Study, options: argparse.Namespace, console: Console) -> int:
     """Print the plan of a study."""
-    steps, estimator = study.steps(), Estimator(options.results)
+    steps, estimator = study.steps(), Estimator(options.results, options.device)
     records = {step.fingerprint: load_record(step, options.results) for step in steps}
     todo = [step for step in steps if records[step.fingerprint] is None]
     costs = {step.fingerprint: estimator.cost(step) for step in todo}
@@ -70,6 +72,7 @@ def _works(forecast: Forecast | None, steps: list[Step]) -> dict[str, Work]:
 def _tell_forecast(works: dict[str, Work], steps: list[Step], console: Console) -> None:
     """Hardware and hours, by arithmetic."""
     told = [step for step in steps if step.fingerprint in works]
+    left_out = sorted({step.stage for step in steps if step.fingerprint not in works} - LIGHT)
     time = sum(seconds(works[step.fingerprint], step, H100) for step in told)
     flops = sum(work.flops for work in works.values())
     largest = max(told, key=lambda step: works[step.fingerprint].bytes)
@@ -79,6 +82,7 @@ def _tell_forecast(works: dict[str, Work], steps: list[Step], console: Console) 
         f"~: by arithmetic, nothing like it has run here: {flops / 1e18:.2g} EFLOP, about "
         f"{duration(time)} on one {H100.name} at {H100.training:.0%} of its peak in training and "
         f"{H100.reading:.0%} in passes without a gradient, one step after another"
+        + (f"; without {', '.join(left_out)}" if left_out else "")
     )
     hint = "" if fits == "fits" else ": take --set weights.lora_rank=16"
     console.print(

@@ -204,16 +204,24 @@ ARMS = ("sft", "ppo", "dpo")  # by default; --arms all has every registered one
 BETAS = (0.05, 0.1, 0.3, 1.0)  # the objective's own coefficient: the same for every arm that has it
 
 
+def precision(protocol: Any) -> str:
+    """How weights are trained, for a ledger."""
+    low = protocol.weights.precision == "bf16"
+    products = "bf16 products, fp32 weights and optimiser" if low else "fp32"
+    adapters = f"; LoRA, rank {protocol.weights.lora_rank}" if protocol.weights.lora_rank else ""
+    return f"{products}{adapters}; evaluation in fp32"
+
+
 def made_of(protocol: Any) -> list[tuple[str, str, str]]:
     """Texts, gold reward, model, prompts and tokenizer: what the paper says, and what is here."""
     texts = "Rotten Tomatoes snippets"
     if isinstance(protocol, PretrainedProtocol):
-        gold = (
-            f"a classifier fine-tuned from the model on their human labels, {protocol.gold.epochs}"
-        )
-        gold += " epochs"
-        model = f"{protocol.start.model}, fine-tuned on the snippets, {protocol.sft.epochs} epochs"
-        prompt = f"the first {protocol.corpus.shortest_prompt} tokens"
+        corpus, own = protocol.corpus, protocol.gold.model
+        texts = texts if corpus.source == "rotten-tomatoes" else corpus.source
+        gold = f"the model fine-tuned on their human labels, epochs: {protocol.gold.epochs}"
+        gold = gold if own == FINE_TUNED else own
+        model = f"{protocol.start.model}, fine-tuned on the texts, epochs: {protocol.sft.epochs}"
+        prompt = f"the first {corpus.shortest_prompt} to {corpus.longest_prompt} tokens"
         tokenizer = "the model's own"
     else:
         gold = "TF-IDF + logistic regression on their human labels"

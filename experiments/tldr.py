@@ -4,8 +4,7 @@ al. 2023, section 6.2, figure 2 right), with the details that Huang et al. 2024 
 Design. Pythia 1B is fine-tuned on the posts' own summaries. RLHF learns a reward model from the
 comparisons and runs PPO on their prompts; DPO trains on the same comparisons. Policies summarise
 posts of the validation split. Without a gold reward they are judged by a reward model of pairs that
-nothing else is trained on; for the paper's own comparison ask a language model, at several sampling
-temperatures:
+nothing else is trained on; for the paper's own comparison ask a language model, here at T = 1:
 
     rlhf-vs-dpo plan tldr --scale paper
     rlhf-vs-dpo run tldr --scale paper --device cuda
@@ -19,6 +18,7 @@ from typing import Any
 
 from experiments.comparison import JUDGED, Comparison
 from experiments.forecast import Sizes
+from experiments.sentiment import precision
 from experiments.stages import Own
 from pipelines.data.brought import pinned
 from pipelines.data.pipeline import DEMONSTRATIONS, MODEL, PAIRS, TEST
@@ -66,7 +66,7 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
         (
             "SFT",
             "a public checkpoint (DPO); 1 epoch, lr 3e-6, on the posts' summaries (Huang et al.)",
-            f"{protocol.sft.epochs} epoch, lr {protocol.sft.learning_rate:g}, on the posts' "
+            f"epochs: {protocol.sft.epochs}, lr {protocol.sft.learning_rate:g}, on the posts' "
             "summaries, none of a post that policies are judged on",
         ),
         (
@@ -74,7 +74,7 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
             "92,858 of the training split",
             f"without those of {data.share_judge:.0%} of the posts, which teach the judge, and of "
             f"{data.share_validation:.0%}, for tuning; longer ones than {data.max_length} tokens "
-            "left out",
+            "left out; the data set's few pairs about news articles are among them",
         ),
         (
             "PPO",
@@ -82,13 +82,13 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
             "minibatch, lr 3e-6, kl 0.05, -1 where EOS is missing, temperature 0.7 (Huang et al.)",
             f"own PPOTrainer, {ppo.updates * ppo.rollouts:,} episodes, batch {ppo.rollouts}, "
             f"{ppo.ppo_epochs} epochs of {ppo.minibatches} minibatch, lr {ppo.learning_rate:g}, "
-            f"kl 0.05, {ppo.missing_eos_value:g} where EOS is missing, temperature "
+            f"kl as swept, {ppo.missing_eos_value:g} where EOS is missing, temperature "
             f"{protocol.sampling.temperature:g}",
         ),
         (
             "DPO",
             "beta 0.5; RMSprop, lr 1e-6, batch 64, warm-up 150 steps",
-            f"beta 0.05, 0.1, 0.5; AdamW, lr {dpo.learning_rate:g}, batch {dpo.batch_size}, "
+            f"beta as swept; AdamW, lr {dpo.learning_rate:g}, batch {dpo.batch_size}, "
             f"warm-up {dpo.warmup:.0%} of the steps, epochs: {dpo.epochs}",
         ),
         (
@@ -97,7 +97,7 @@ def deviations(protocol: Any) -> list[dict[str, str]]:
             "PPO 57.0%",
             "a reward model of held-out pairs; a language model by `rlhf-vs-dpo judge`",
         ),
-        ("precision", "not stated", "bf16 products, fp32 weights, optimiser"),
+        ("precision", "not stated", precision(protocol)),
     ]
     return [{"item": item, "paper": paper, "here": here} for item, paper, here in rows]
 

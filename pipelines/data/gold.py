@@ -35,7 +35,7 @@ def learn(context: Context) -> None:
             f"{len(table)} pairs are held out for the judge, fewer than a batch "
             f"({spec.batch_size}): raise data.share_judge, or give a reward by --gold"
         )
-    model: Any = reward_model.grown_from(spec.init, start, tokenizer, context)
+    model: Any = reward_model.grown_from(spec, start, tokenizer, context)
     training = pairs_of(context, TRAINING)  # what it is to judge is like these, not like its own
     texts = pd.concat([sided(training, side) for side in SIDES], ignore_index=True)
     reward_model.learn(context, spec, model, tokenizer, table, texts)

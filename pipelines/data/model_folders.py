@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.shared.errors import UserError
+from pipelines.shared.hub import TOKENIZERS
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -17,7 +18,6 @@ ARCHITECTURES = {
     CAUSAL: ("ForCausalLM", "LMHeadModel"),
     CLASSIFIER: ("ForSequenceClassification",),
 }
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def check_folder(folder: Path, kind: str = "") -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipelines.data.encoding import Encoder
 from pipelines.data.specs import TextsSpec
-from pipelines.shared.assets import ASSETS, IMDB_TEST, IMDB_TRAIN, ROTTEN_TOMATOES
+from pipelines.shared.assets import IMDB_TEST, IMDB_TRAIN, ROTTEN_TOMATOES
 from pipelines.shared.corpus import SPLITS, TEXTS, by_share, parse_reviews, prompt_hash
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_tokenizer
@@ -74,7 +74,7 @@ def encoded(texts: pd.DataFrame, spec: TextsSpec, encoder: Encoder) -> pd.DataFr
         training = set(texts.loc[~texts["tested"], "prompt_id"])
         texts.loc[texts["tested"], "split"] = HELD_OUT
         again = texts["tested"] & texts["prompt_id"].isin(training)
-        # By the shares, some training texts would be evaluation's, too, by less than a rounding.
+        # Training texts that the shares leave over are nobody's.
         texts = texts[~again & (texts["tested"] | (texts["split"] != HELD_OUT))]
     return texts.drop(columns="tested", errors="ignore").reset_index(drop=True)
 
@@ -96,8 +96,7 @@ def labelled_texts(source: str, cache: Path) -> pd.DataFrame:
         reviews = parse_reviews(read(ROTTEN_TOMATOES, cache))
         return reviews.rename(columns={"fresh": "positive"})
     parts = {True: IMDB_TEST, False: IMDB_TRAIN}
-    assert source == "imdb" and all(asset.name in ASSETS for asset in parts.values())
-    tables = [imdb_texts(asset.file(cache)).assign(tested=name) for name, asset in parts.items()]
+    tables = [imdb_texts(asset.file(cache)).assign(tested=test) for test, asset in parts.items()]
     # A text of both splits stays in the test split alone.
     return pd.concat(tables, ignore_index=True).drop_duplicates("text", ignore_index=True)
 

@@ -34,7 +34,11 @@ from pipelines.dpo.losses import dpo_loss, implicit_reward
 from pipelines.dpo.specs import OnlineDPOSpec
 from pipelines.shared.adapters import adapted
 from pipelines.shared.corpus import training_prompts
-from pipelines.shared.generation import check_sampler
+from pipelines.shared.generation import (
+    LOW_PRECISION_TOLERANCE,
+    SAMPLER_TOLERANCE,
+    check_sampler,
+)
 from pipelines.shared.judges import Judge, judge_of
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.logprobs import Sequences, completion_logprobs
@@ -170,7 +174,8 @@ class OnlineDPOTrainer(Accounted, Trainer):
             temperature=self.temperature,
         )
         if number == 0:
-            check_sampler(self.policy, drawn, self.temperature, self.ledger)
+            tolerance = LOW_PRECISION_TOLERANCE if self.args.bf16 else SAMPLER_TOLERANCE
+            check_sampler(self.policy, drawn, self.temperature, self.ledger, tolerance)
         self.ledger.add(
             flops=self.cost.decode(drawn.sequences.prompt_width, drawn.rows),
             tokens_generated=drawn.sequences.tokens,

@@ -109,6 +109,31 @@ def chosen_samples(
     return conform(chosen[list(SAMPLES)], "samples")
 
 
+def peoples_choices(pairs: pd.DataFrame, prompts: pd.Series, run: str) -> pd.DataFrame:
+    """For each of some prompts the completion that people preferred, of its first pair.
+
+    Args:
+        pairs: prompt_id, prompt, chosen, chosen_ids and line.
+        prompts: prompt_ids; one without a pair has no row.
+        run: what the judges know them by; see `chosen_samples`.
+
+    Returns:
+        SAMPLES, one row a prompt; the rewards and log-probs are null.
+    """
+    first = pairs.sort_values("line").drop_duplicates("prompt_id")
+    chosen = first[first["prompt_id"].isin(set(prompts))].sort_values("prompt_id")
+    unknown = dict.fromkeys(("logp", "ref_logp", "reward_proxy", "reward_gold"), np.nan)
+    table = chosen.assign(
+        run=run,
+        sample=0,
+        completion=chosen["chosen"],
+        n_tokens=chosen["chosen_ids"].map(len),
+        finished=True,
+        **unknown,
+    )
+    return conform(table[list(SAMPLES)], "samples")
+
+
 def both_orders(verdict_ab: str | None, verdict_ba: str | None) -> str:
     """What a judge says of a pair that it saw in both orders.
 

@@ -260,7 +260,7 @@ class ExactIds:
         loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
         if self._step % self.steps_per_update == 0:
             ratio = (self._logprobs["policy"] - inputs[SAMPLED]).exp()
-            check_ratio(ratio, RATIO_TOLERANCE["fp32"])
+            check_ratio(ratio, RATIO_TOLERANCE["bf16" if self.args.bf16 else "fp32"])
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -75,26 +75,26 @@ def train(context: Context) -> None:
     checkpoint = context.inputs["sft"] / "checkpoint"
     tokenizer = load_tokenizer(checkpoint)
     pairs = pd.read_parquet(context.inputs["pairs"] / "pairs.parquet")
-    model = grown_from(spec.init, checkpoint, tokenizer, context)
+    model = grown_from(spec, checkpoint, tokenizer, context)
     completions = pd.read_parquet(context.inputs["completions"] / "completions.parquet")
     learn(context, spec, model, tokenizer, pairs, completions)
 
 
-def grown_from(init: str, sft: Path, tokenizer: Any, context: Context) -> Any:
-    """An untrained reward model on the trunk that `RewardModelSpec.init` names.
+def grown_from(spec: RewardModelSpec, sft: Path, tokenizer: Any, context: Context) -> Any:
+    """An untrained reward model on the trunk that its settings name.
 
     Raises:
         UserError: another model's tokens are not the SFT model's.
     """
-    asset = ASSETS.get(init)
+    asset = ASSETS.get(spec.init)
     if not isinstance(asset, HubModel | WheelModel):
-        return new_reward_model(sft, init)
+        return new_reward_model(sft, spec.init)
     folder = asset.folder(context.runtime.cache)
     own, shared = load_tokenizer(folder).get_vocab(), tokenizer.get_vocab()
     if any(shared.get(token) != place for token, place in own.items()):
         raise UserError(
-            f"reward_model.init = {init}: its tokens are not the SFT model's: choose a model of "
-            "the same family"
+            f"{spec.section}.init = {spec.init}: its tokens are not the SFT model's: choose a "
+            "model of the same family"
         )
     return new_reward_model(folder, like=sft)
 

@@ -61,7 +61,7 @@ IMDB_TRAIN, IMDB_TEST = (
         repository="stanfordnlp/imdb",
         revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
         files=f"plain_text/{split}-*.parquet",
-        columns="text, label",
+        count=1,
         licence="see its page",
         source=f"IMDb reviews with labels (Maas et al. 2011), {split} split",
     )
@@ -73,7 +73,7 @@ HH_TRAIN, HH_TEST = (
         repository="Anthropic/hh-rlhf",
         revision="09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa",
         files=f"*/{split}.jsonl.gz",
-        columns="chosen, rejected",
+        count=4,  # harmless-base, helpful-base, helpful-online, helpful-rejection-sampled
         licence="MIT",
         source=f"Anthropic's dialogues compared by people (Bai et al. 2022), {split} split",
     )
@@ -85,7 +85,7 @@ TLDR_PAIRS, TLDR_TEST = (
         repository="trl-lib/tldr-preference",
         revision="8422d5e62591b884d6fd73f8ae2ae28aa91f8dd0",  # the hub's own conversion to Parquet
         files=f"default/{split}/*.parquet",
-        columns="prompt, chosen, rejected",
+        count=1,
         licence="see its page",
         source=f"summaries compared by people (Stiennon et al. 2020), {split} split",
     )
@@ -96,7 +96,7 @@ TLDR_SUMMARIES = HubSplit(
     repository="trl-lib/tldr",
     revision="21233da376667088e6eb1ce4ce19ed832c2935d3",
     files="data/train-*.parquet",
-    columns="prompt, completion",
+    count=1,
     licence="see its page",
     source="Reddit posts with their authors' summaries (Stiennon et al. 2020), train split",
 )

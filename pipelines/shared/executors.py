@@ -5,6 +5,7 @@ it. Processes are forked from a server that has imported the libraries once.
 """
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -81,7 +82,8 @@ def run_local(
 
     Steps whose dependencies are done run side by side as long as their threads fit into `cores` and
     their predicted memory into what this machine has to spare; the one that begins the longest
-    chain goes first, and where it does not fit is waited for. The order changes no result.
+    chain goes first, and where it does not fit is waited for. On an accelerator they run one after
+    another: its memory is not what is counted here. The order changes no result.
 
     Args:
         predict: `seconds` and `peak_memory_bytes` of a step, or None where nothing is known.
@@ -107,7 +109,8 @@ def run_local(
         memory = sum(
             predicted[other.fingerprint].get("peak_memory_bytes", 0) for other in (*beside, step)
         )
-        return not beside or (threads <= cores and memory <= spare)
+        alone = runtime.device != "cpu"
+        return not beside or (not alone and threads <= cores and memory <= spare)
 
     try:
         while todo or running:
@@ -215,6 +218,7 @@ def _child(pickled: bytes, runtime: Runtime, connection: Any) -> None:
 
     threading.Thread(target=die_with_parent, daemon=True).start()
     step: Step = pickle.loads(pickled)
+    runtime = on_one_device(runtime)
     prepare_process(step)
     last = 0.0
 
@@ -237,6 +241,22 @@ def _child(pickled: bytes, runtime: Runtime, connection: Any) -> None:
     except StepFailed as error:
         message = ("failed", str(error))
     connection.send(message)
+
+
+def on_one_device(runtime: Runtime) -> Runtime:
+    """Let this process see one GPU where it is to use one: a Trainer takes all that it sees, and
+    with them batches that many times as large. To be called before CUDA begins.
+
+    Returns:
+        the runtime, whose device is now the one that is seen.
+    """
+    kind, _, number = runtime.device.partition(":")
+    if kind != "cuda":
+        return runtime
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    place = int(number or 0)
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[place] if seen else str(place)
+    return dataclasses.replace(runtime, device="cuda")
 
 
 def prepare_process(step: Step) -> None:

@@ -5,6 +5,8 @@ for in the hub's own cache ($HF_HUB_CACHE), where `hf download` puts them, and f
 are not there.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from pipelines.shared.files import replace
 
 # Of a model: nothing in it is ever run, and of weights in several formats one is enough.
 SAFE = "*.safetensors"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PARTS = ("*.json", "*.txt", "*.model", "*.jinja", SAFE)
 PICKLED = "pytorch_model*.bin"
 
@@ -88,15 +91,21 @@ class HubModel:
         Raises:
             UserError: it is not at hand and the hub cannot be reached.
         """
-        found = _snapshot(self, "model", PARTS)
-        if not self.pickled or any(found.glob(SAFE)):
-            return found
-        found = _snapshot(self, "model", (*PARTS, PICKLED))
         kept = cache / "models" / f"{self.name}-{self.revision[:12]}"
-        if not (kept / "config.json").is_file():
-            from pipelines.shared.convert import from_pickle  # loads torch
+        if (kept / "config.json").is_file():
+            return kept
+        found = _local(self, "model", PARTS)
+        if found is None and self.pickled:
+            found = _local(self, "model", (*PARTS, PICKLED))
+        if found is None:
+            found = _fetched(self, "model", PARTS)
+            if self.pickled and not any(found.glob(SAFE)):
+                found = _fetched(self, "model", (*PARTS, PICKLED))
+        if any(found.glob(SAFE)):
+            return found
+        from pipelines.shared.convert import from_pickle  # loads torch
 
-            from_pickle(found, kept)
+        from_pickle(found, kept)
         return kept
 
 
@@ -106,14 +115,14 @@ class HubSplit:
 
     Attributes:
         files: a pattern of their paths in the repository, such as data/train-*.parquet.
-        columns: that the files have, for people.
+        count: how many there are: the hub's cache may hold some of them.
     """
 
     name: str
     repository: str
     revision: str
     files: str
-    columns: str
+    count: int
     licence: str
     source: str
 
@@ -135,51 +144,81 @@ class HubSplit:
         """The split as one file: the hub's own, or a Parquet file of several in the cache.
 
         Raises:
-            UserError: it is not at hand and the hub cannot be reached, or no file has such a path.
+            UserError: it is not at hand and the hub cannot be reached, there are other files than
+                there should be, or one cannot be read.
         """
-        found = sorted(_snapshot(self, "dataset", (self.files,)).glob(self.files))
-        if not found:
-            raise UserError(f"{self.origin}: there is no such file")
+        pattern = hashlib.sha256(self.files.encode()).hexdigest()[:8]
+        kept = cache / "data" / f"{self.name}-{self.revision[:12]}-{pattern}.parquet"
+        if kept.is_file():
+            return kept
+        patterns = (self.files,)
+        folder = _local(self, "dataset", patterns) or _fetched(self, "dataset", patterns)
+        found = sorted(folder.glob(self.files))
+        if len(found) != self.count:
+            raise UserError(f"{self.origin}: {len(found)} such files, expected {self.count}")
         if len(found) == 1:
             return found[0]
-        kept = cache / "data" / f"{self.name}-{self.revision[:12]}.parquet"
-        if not kept.is_file():
-            import pandas as pd
-
-            read: Any = pd.read_parquet if found[0].suffix == ".parquet" else _json_lines
-            table = pd.concat([read(path) for path in found], ignore_index=True)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            replace(kept, lambda temporary: table.to_parquet(temporary))
+        table = _together(found)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace(kept, lambda temporary: table.to_parquet(temporary))
         return kept
 
 
 HubAsset = HubModel | HubSplit
 
 
-def _json_lines(path: Path) -> Any:
+def _together(paths: Sequence[Path]) -> Any:
+    """The rows of Parquet or JSON Lines files as one table."""
     import pandas as pd
 
-    return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+    def read(path: Path) -> Any:
+        try:
+            if path.suffix == ".parquet":
+                return pd.read_parquet(path)
+            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        except Exception as error:  # of many kinds: cut off, another format
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: cannot be read ({reason}): fetch it again") from None
+
+    return pd.concat([read(path) for path in paths], ignore_index=True)
 
 
-def _snapshot(asset: HubAsset, kind: str, patterns: tuple[str, ...]) -> Path:
-    """The folder of an asset's files in the hub's cache, fetched where they are not there."""
-    asked: dict[str, Any] = {
-        "revision": asset.revision,
-        "repo_type": kind,
-        "allow_patterns": list(patterns),
-    }
+def _asked(asset: HubAsset, kind: str, patterns: tuple[str, ...]) -> dict[str, Any]:
+    return {"revision": asset.revision, "repo_type": kind, "allow_patterns": list(patterns)}
+
+
+def _local(asset: HubAsset, kind: str, patterns: tuple[str, ...]) -> Path | None:
+    """The folder of an asset's files in the hub's cache; None where they are not all there."""
     try:
+        asked = _asked(asset, kind, patterns)
         found = Path(snapshot(asset.repository, local_files_only=True, **asked))
-        if _whole(found, kind, patterns):
-            return found
     except Exception:  # of many kinds: not there, or not all of it
-        pass
+        return None
+    if isinstance(asset, HubSplit):
+        return found if len(list(found.glob(asset.files))) == asset.count else None
+    return found if _is_model(found, PICKLED in patterns) else None
+
+
+def _fetched(asset: HubAsset, kind: str, patterns: tuple[str, ...]) -> Path:
+    """The same, fetched."""
     try:
         knock()
-        return Path(snapshot(asset.repository, **asked))
+        return Path(snapshot(asset.repository, **_asked(asset, kind, patterns)))
     except Exception as error:  # of many kinds: no network, not allowed, no such revision
         raise NotAtHand(asset, kind, patterns, error) from None
+
+
+def _is_model(folder: Path, pickled: bool) -> bool:
+    """Whether a folder of the hub's cache has configuration, tokenizer and all weights: there may
+    have been another question before."""
+    needed = [folder / "config.json"]
+    for index in folder.glob("*.index.json"):
+        if index.name.startswith("model.safetensors") or pickled:
+            named = json.loads(index.read_text())["weight_map"].values()
+            needed += [folder / name for name in named]
+    weights = [*folder.glob(SAFE), *(folder.glob(PICKLED) if pickled else ())]
+    tokenizers = [name for name in TOKENIZERS if (folder / name).is_file()]
+    return all(path.is_file() for path in needed) and bool(weights) and bool(tokenizers)
 
 
 def snapshot(repository: str, **asked: Any) -> str:
@@ -201,15 +240,6 @@ def knock() -> None:
     from huggingface_hub.utils import get_session
 
     get_session().head(constants.ENDPOINT, timeout=10)
-
-
-def _whole(folder: Path, kind: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a folder of the hub's cache has what was asked for: there may have been another
-    question before."""
-    if kind == "dataset":
-        return any(folder.glob(patterns[0]))
-    config, weights = folder / "config.json", [*folder.glob(SAFE), *folder.glob(PICKLED)]
-    return config.is_file() and bool(weights)
 
 
 class NotAtHand(UserError):

@@ -24,6 +24,7 @@ from pipelines.shared.executors import (
     Event,
     Prediction,
     mirror_to_wandb,
+    on_one_device,
     prepare_process,
     stored,
 )
@@ -228,6 +229,7 @@ class Board:
 def run_here(step: Step, runtime: Runtime, board: Any) -> dict[str, Any]:
     """Body of a step's task, in a worker that ends with it."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    runtime = on_one_device(runtime)
     prepare_process(step)
     board.write.remote(step.fingerprint, 0, 0, "")
     last = 0.0

@@ -280,7 +280,10 @@ class Protocol:
     def trained_by(self) -> dict[str, Spec]:
         """What the recipe of a step that trains says of weights; nothing where that is the default,
         so that it is the step that it was before there was a choice."""
-        return {} if self.weights == WeightsSpec() else {"weights": self.weights}
+        spec = self.weights
+        if not spec.lora_rank:  # then there is no adapter to be of any scale
+            spec = dataclasses.replace(spec, lora_alpha=WeightsSpec().lora_alpha)
+        return {} if spec == WeightsSpec() else {"weights": spec}
 
     @property
     def margins(self) -> bool:

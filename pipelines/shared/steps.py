@@ -138,8 +138,10 @@ class Context:
     """What a step's function is given: its inputs, where to write, and how to tell of progress.
 
     Attributes:
-        micro_batches: in how many parts a trainer is to take each batch, for want of memory.
+        micro_batches: in how many parts a trainer is to take each batch, at least, for want of
+            memory.
         parts: the most that it took a batch in, as batches are divisible.
+        divisible: whether some batch could have been taken in more.
     """
 
     step: Step
@@ -151,6 +153,7 @@ class Context:
     log: Callable[[Mapping[str, Any]], None]
     micro_batches: int = 1
     parts: int = 1
+    divisible: bool = False
 
     @property
     def seed(self) -> int:
@@ -332,13 +335,14 @@ def _build(
     """Call the step's function in `partial` and return the record of what it did.
 
     Where there is not enough memory it is called again, from its beginning, with batches in twice
-    as many parts, as long as that makes them smaller.
+    as many parts, as long as there are batches that this makes smaller. What the calls before took
+    is in no cost; the record says how many there were.
     """
     module, _, name = step.function.partition(":")
     function = getattr(importlib.import_module(module), name)
-    origin, started, parts = provenance(), time.time(), 1
+    origin, parts, attempts = provenance(), 1, 0
     while True:
-        ledger = Ledger()
+        ledger, started, attempts = Ledger(), time.time(), attempts + 1
         with (partial / "metrics.jsonl").open("w") as metrics:
 
             def log(row: Mapping[str, Any], metrics: Any = metrics) -> None:
@@ -360,10 +364,10 @@ def _build(
                 function(context)
                 break
             except Exception as error:
-                if not is_out_of_memory(error) or context.parts < parts:
+                if not (is_out_of_memory(error) and context.divisible):
                     raise
         _start_again(step, partial)
-        parts *= 2
+        parts = 2 * context.parts
     return {
         "stage": step.stage,
         "label": step.label,
@@ -375,6 +379,8 @@ def _build(
         "networks": ledger.networks(),
         "accelerators": accelerators(runtime.device),
         "micro_batches": context.parts,
+        "out_of_memory": attempts - 1,
+        "gradient_checkpointing": runtime.gradient_checkpointing,
         "files": {
             str(path.relative_to(partial)): path.stat().st_size
             for path in sorted(partial.rglob("*"))
@@ -393,7 +399,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in said)
 
 
 def _start_again(step: Step, partial: Path) -> None:

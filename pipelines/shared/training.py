@@ -44,10 +44,13 @@ def micro_batched(context: Context, batch_size: int) -> dict[str, Any]:
     """A batch as arguments of a Trainer, in as many parts as the step was told to take it in.
 
     The gradients of the parts add up to the batch's, so that a result does not depend on them
-    beyond float rounding, where a loss is a mean over rows (KTO's is not).
+    beyond float rounding where a loss is a mean over rows (KTO's is not); but for an epoch's last
+    batch where that is smaller and its parts are unequal, whose rows weigh a little differently.
     """
-    parts = math.gcd(context.micro_batches, batch_size)
+    least = min(context.micro_batches, batch_size)
+    parts = next(each for each in range(least, batch_size + 1) if batch_size % each == 0)
     context.parts = max(context.parts, parts)
+    context.divisible |= parts < batch_size
     return {
         "per_device_train_batch_size": batch_size // parts,
         "gradient_accumulation_steps": parts,

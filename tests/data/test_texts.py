@@ -13,6 +13,7 @@ from pipelines.data.encoding import Encoder
 from pipelines.data.specs import ClassifierSpec, TextsSpec
 from pipelines.shared.errors import UserError
 from pipelines.shared.gold import load_gold
+from pipelines.shared.hub import HubSplit
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
@@ -176,3 +177,28 @@ def test_accuracy_is_the_share_of_right_signs(context, monkeypatch):
     classifier.log_accuracy(context, tested)
     assert context.logged[-1]["held_out_accuracy"] == 0.5
     assert context.logged[-1]["held_out_majority"] == 0.75
+
+
+def test_a_review_of_both_splits_is_in_one(tmp_path, monkeypatch):
+    """And one that the shares leave over is in none: it is not evaluated on."""
+    frames = {
+        "imdb-train": {"text": ["both", "same", "same"], "label": [1, 0, 0]},
+        "imdb-test": {"text": ["both", "other"], "label": [1, 0]},
+    }
+    for name, columns in frames.items():
+        pd.DataFrame(columns).to_parquet(tmp_path / f"{name}.parquet")
+    monkeypatch.setattr(HubSplit, "file", lambda self, cache: cache / f"{self.name}.parquet")
+    made = texts.labelled_texts("imdb", tmp_path)
+    assert made.set_index("text")["tested"].to_dict() == {
+        "both": True,
+        "other": True,
+        "same": False,
+    }
+
+
+def test_training_texts_that_the_shares_leave_over_are_nobodys(tokenizer):
+    spec = TextsSpec(source="imdb", share_sft=0.2, share_preference=0.1, share_validation=0.1)
+    rows = [(f"{a} {b} film is fine", True, False) for a in "abcdefghijkl" for b in "mnopqrst"]
+    made = texts.encoded(table_of([*rows, (GOOD, True, True)]), spec, Encoder(tokenizer))
+    assert made.loc[made["split"] == "evaluation", "text"].tolist() == [GOOD]
+    assert 20 < len(made) < 60

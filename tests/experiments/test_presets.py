@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from experiments.registry import EXPERIMENTS
-from pipelines.shared import assets, hub
+from pipelines.shared import assets, convert, hub
 from pipelines.shared.assets import ASSETS, HH_TRAIN, PYTHIA, SIEBERT
 from pipelines.shared.corpus import train_tokenizer
 from pipelines.shared.errors import UserError
@@ -105,12 +106,16 @@ def made_up_hub(tmp_path_factory) -> Path:
         ("harmless-base", "train", 60),
         ("helpful-base", "train", 60),
         ("helpful-base", "test", 24),
-        ("harmless-base", "test", 0),
+        ("helpful-online", "train", 10),
+        ("helpful-rejection-sampled", "train", 10),
+        ("harmless-base", "test", 4),
+        ("helpful-online", "test", 4),
+        ("helpful-rejection-sampled", "test", 4),
     ):
         (dialogues / part).mkdir(exist_ok=True)
         with gzip.open(dialogues / part / f"{split}.jsonl.gz", "wt") as file:
             for number in range(count):
-                prompt = f"\n\nHuman: film {part[:4]} {split} {number}?{ASSISTANT}"
+                prompt = f"\n\nHuman: film {part[-4:]} {split} {number}?{ASSISTANT}"
                 row = {
                     "chosen": f"{prompt} fine {sentence(draw)}",
                     "rejected": f"{prompt} dull {sentence(draw)}",
@@ -133,6 +138,8 @@ def made_up_hub(tmp_path_factory) -> Path:
     summaries = assets.TLDR_SUMMARIES
     folder = place(root, summaries.repository, summaries.revision, dataset=True) / "data"
     folder.mkdir()
+    # The real ones keep empty lines, which the pairs' prompts do not.
+    posts = [post.replace("\n", "\n\n") for post in posts]
     made = {"prompt": posts, "completion": [f" {sentence(draw)}" for _ in posts]}
     pd.DataFrame(made).to_parquet(folder / "train-00000-of-00001.parquet")
     return root
@@ -146,6 +153,39 @@ def pickled(folder: Path, config: RobertaConfig, tokenizer) -> None:
     config.architectures = ["RobertaForSequenceClassification"]
     config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def test_a_pickle_runs_nothing_and_makes_nothing_up(tmp_path):
+    """The weights are read as tensors alone; those that are missing are an error."""
+    config = RobertaConfig(
+        vocab_size=300,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        num_labels=2,
+    )
+    source = tmp_path / "source"
+    pickled(source, config, train_tokenizer(["a film"] * 4, vocab_size=300))
+    whole = torch.load(source / "pytorch_model.bin")
+    ran = tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(ran),)
+
+    torch.save({**whole, "x": Malicious()}, source / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be converted to safetensors") as error:
+        convert.from_pickle(source, tmp_path / "kept")
+    assert "\n" not in str(error.value) and not ran.exists()
+    missing = {name: weight for name, weight in whole.items() if "classifier" not in name}
+    torch.save(missing, source / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has no classifier\.dense\.bias"):
+        convert.from_pickle(source, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    torch.save(whole, source / "pytorch_model.bin")
+    convert.from_pickle(source, tmp_path / "kept")
+    assert (tmp_path / "kept" / "model.safetensors").is_file()
 
 
 def run(
@@ -254,8 +294,8 @@ def test_hh(made_up_hub, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     assert set(table(tmp_path, "hh", "frontier")["arm"]) >= {"sft", "dpo", "best-of-n-proxy"}
     corpus = logged(tmp_path, "corpus")
-    assert corpus["rows"] == 2 * 60 + 24, "the parts of the data set together"
-    assert corpus["pairs/evaluation"] == 24
+    assert corpus["rows"] == 140 + 36, "the parts of the data set together"
+    assert corpus["pairs/evaluation"] == 36
 
 
 @pytest.mark.slow
@@ -317,11 +357,58 @@ def test_every_revision_is_a_commit_and_the_ledger_has_a_row_for_each_choice(nam
     assert len(rows) >= 7 and all(row["paper"] and row["here"] for row in rows)
 
 
-def test_files_that_came_from_another_question_are_not_taken_for_all(made_up_hub, monkeypatch):
-    """The hub's cache may hold the train split of a revision and not its test split."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made_up_hub))
-    asset = hub.HubSplit(
-        "x", "Anthropic/hh-rlhf", HH_TRAIN.revision, "*/valid.jsonl.gz", "", "", ""
+def test_files_that_came_from_another_question_are_not_taken_for_all(made_up_hub, tmp_path):
+    """The hub's cache may hold some of a split's files, or a model without its tokenizer."""
+    for asset, left_out in ((HH_TRAIN, "helpful-online"), (assets.GPT2_LARGE, "tokenizer.json")):
+        kind = "datasets" if asset is HH_TRAIN else "models"
+        inside = Path(f"{kind}--{asset.repository.replace('/', '--')}") / "snapshots"
+        inside /= asset.revision
+        shutil.copytree(
+            made_up_hub / inside, tmp_path / inside, ignore=shutil.ignore_patterns(left_out)
+        )
+    script = (
+        "import sys; from pathlib import Path; from pipelines.shared.assets import *\n"
+        "for asset in (HH_TRAIN, GPT2_LARGE):\n"
+        "    try: asset.prepare(Path(sys.argv[1]))\n"
+        "    except UserError as error: print(error)"
     )
-    with pytest.raises(UserError, match="data set Anthropic/hh-rlhf is not in the hub's cache"):
-        asset.file(made_up_hub)
+    for root, lines in ((made_up_hub, 0), (tmp_path, 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "cache")],
+            env=os.environ | {"HF_HUB_CACHE": str(root), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        told = done.stdout.splitlines()
+        assert len(told) == lines
+        assert all("is not in the hub's cache and cannot be fetched" in line for line in told)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+def test_a_split_in_pieces_that_cannot_be_read_is_one_line(tmp_path):
+    bad = tmp_path / "0000.parquet"
+    bad.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(
+        UserError, match=r"0000.parquet: cannot be read .*: fetch it again"
+    ) as error:
+        hub._together([bad])
+    assert "\n" not in str(error.value)
+
+
+def test_an_arm_without_settings_for_such_a_model_is_refused():
+    with pytest.raises(UserError, match=r"arm rloo has no settings at scale paper.*learning_rate"):
+        EXPERIMENTS["imdb"].resolve("paper", arms=["rloo"])
+    given = ["rloo.learning_rate=1e-6"]
+    assert EXPERIMENTS["imdb"].resolve("paper", arms=["rloo"], assignments=given)
+
+
+def test_ledgers_tell_of_the_settings_as_they_are():
+    for name in PRESETS:
+        study = EXPERIMENTS[name].resolve("paper", assignments=["weights.precision=fp32"])
+        rows = {row["item"]: row["here"] for row in study.manifest()["deviations"]}
+        assert rows["precision"] == "fp32; evaluation in fp32"
+
+
+def test_no_two_assets_are_known_by_the_same():
+    assert len(assets.BY_IDENTITY) == len(ASSETS)

@@ -1,5 +1,6 @@
 """The local executor: order, reuse, and what happens when a step or its process breaks."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from pipelines.dpo.specs import DPOSpec
 from pipelines.shared.errors import StepFailed, UserError
-from pipelines.shared.executors import run_local
+from pipelines.shared.executors import on_one_device, run_local
 from pipelines.shared.specs import Runtime
 from pipelines.shared.steps import Step
 
@@ -80,6 +81,31 @@ def test_a_step_that_needs_all_cores_runs_alone(runtime):
     run_local(steps, runtime, 2, events.append)
     kinds = [event.kind for event in events if event.kind in ("started", "done")]
     assert kinds == ["started", "done", "started", "done"]
+
+
+def test_on_an_accelerator_steps_run_one_after_another(runtime):
+    steps, events = [make("one"), make("other")], []
+    run_local(steps, dataclasses.replace(runtime, device="mps"), 8, events.append)
+    kinds = [event.kind for event in events if event.kind in ("started", "done")]
+    assert kinds == ["started", "done", "started", "done"]
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "after", "seen"),
+    [
+        ("cpu", None, "cpu", None),
+        ("cuda", None, "cuda", "0"),
+        ("cuda:1", None, "cuda", "1"),
+        ("cuda:1", "4,7", "cuda", "7"),
+        ("mps", None, "mps", None),
+    ],
+)
+def test_a_step_sees_one_gpu(runtime, monkeypatch, device, before, after, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    made = on_one_device(dataclasses.replace(runtime, device=device))
+    assert made.device == after and os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 
 
 def test_bad_input_in_a_step_is_the_users(runtime):
