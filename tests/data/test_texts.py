@@ -133,6 +133,7 @@ def context(policy, tokenizer, tmp_path):
         logged=logged,
         micro_batches=1,
         parts=1,
+        divisible=False,
     )
 
 

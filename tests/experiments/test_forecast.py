@@ -14,7 +14,7 @@ from experiments.sentiment import SENTIMENT
 from pipelines.shared.assets import PYTHIA, SMOLLM2
 from pipelines.shared.hub import Shape
 from pipelines.shared.specs import WeightsSpec
-from pipelines.shared.steps import Step
+from pipelines.shared.steps import Step, closure
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "experiments"
 
@@ -62,9 +62,60 @@ def test_hours_are_of_the_dearest_of_reading_and_computing():
     training = Work(trained=67e12 * 0.35)
     assert seconds(training, fp32, H100) == pytest.approx(1.0)
     assert seconds(training, bf16, H100) == pytest.approx(67 / 990)
-    few = Work(sampled=1.0, tokens=100, held=int(3.35e12 / 4 / 100))
-    assert seconds(few, fp32, H100) == pytest.approx(1.0), "a step reads all weights"
+    few = Work(sampled=1.0, tokens=100, sampler=int(3.35e12 / 4 / 100))
+    assert seconds(few, fp32, H100) == pytest.approx(1.0), "a step reads the policy's weights"
     assert seconds(dataclasses.replace(few, sampled=67e12), fp32, H100) == pytest.approx(2.0)
+    rollouts = Work(read=990e12 * 0.5, as_trained=True)
+    assert seconds(rollouts, bf16, H100) == pytest.approx(1.0)
+    assert seconds(dataclasses.replace(rollouts, as_trained=False), bf16, H100) > 10
+
+
+def test_what_is_held_in_memory():
+    """Shapes of the plan's networks, in parameters: of the policy P, of the trunk of a critic T."""
+    study = SENTIMENT.resolve("small", arms=["ppo", "ppo-gt", "kto", "dpo"])
+    low = SENTIMENT.resolve("small", arms=["ppo"], assignments=["weights.lora_rank=8"])
+    shape = SMOLLM2.shape
+    assert shape is not None
+    p, t = shape.body + shape.head, shape.body
+
+    def of(study, stage: str, label: str = "") -> Work:
+        steps = [s for s in study.steps() if s.stage == stage and s.label.startswith(label)]
+        work = study.forecast().work(steps[0])
+        assert work is not None
+        return work
+
+    assert (of(study, "ppo", "kl").held, of(study, "ppo", "kl").learnt) == (2 * p + 2 * t, p + t)
+    assert of(study, "ppo", "gold").held == 2 * p + t, "no reward model"
+    assert (of(low, "ppo").held, of(low, "ppo").learnt) == (p + 2 * t, 0), "no second copy"
+    assert (of(study, "dpo").held, of(study, "kto").held) == (p, 2 * p)
+    assert of(study, "reward-model").bytes == 16 * t
+
+
+def test_a_judge_of_another_size_is_another_cost():
+    study = EXPERIMENTS["overoptimization"].resolve("paper")
+    forecast = study.forecast()
+    works = {
+        s.recipe["reward_model"].init: forecast.work(s)
+        for s in study.steps()
+        if s.stage == "reward-model"
+    }
+    sizes = [works[PYTHIA[size].name].bytes for size in ("70m", "160m", "410m", "1b")]
+    assert sizes == sorted(sizes) and sizes[3] > 10 * sizes[0]
+
+
+def test_other_data_than_the_sizes_are_of_is_not_forecast():
+    assert SENTIMENT.resolve("small").forecast() is not None
+    other = ["corpus.max_texts=100"]
+    assert SENTIMENT.resolve("small", assignments=other).forecast() is None
+
+
+def test_a_plan_tells_what_is_not_in_its_sum(tmp_path, capsys):
+    arms = ["--arms", "rloo,dpo", "--results", str(tmp_path)]
+    assert main(["plan", "sentiment", "--scale", "small", *arms]) == 0
+    assert "one step after another; without rloo" in capsys.readouterr().out
+    too_large = ["--set", "start.model=pythia-2.8b", "--results", str(tmp_path)]
+    assert main(["plan", "sentiment", "--scale", "small", *too_large]) == 0
+    assert "time unknown" in capsys.readouterr().out, "the sizes are in another model's tokens"
 
 
 @pytest.mark.parametrize("name", ["imdb", "tldr", "hh", "overoptimization"])
@@ -100,3 +151,28 @@ def test_what_another_model_took_predicts_nothing():
         )
         assert estimator.cost(known) is not None, stage
         assert estimator.cost(unknown) is None, stage
+    on_a_gpu = Estimator(PUBLISHED.parent, device="cuda")
+    assert all(on_a_gpu.cost(step) is None for step in mini.steps())
+
+
+def test_proxies_and_judges_of_another_model_predict_nothing():
+    study = EXPERIMENTS["overoptimization"].resolve("paper")
+    for stage, changed in (("reward-model", None), ("gold", "judge.init=pythia-70m-deduped")):
+        found = [s for s in study.steps() if s.stage == stage]
+        if changed:
+            other = EXPERIMENTS["overoptimization"].resolve("paper", assignments=[changed])
+            found += [s for s in other.steps() if s.stage == stage]
+        estimator = Estimator(Path("nowhere"))
+        everything = {s.fingerprint: s for one in found for s in closure([one])}
+        for step in everything.values():
+            if step.fingerprint != found[1].fingerprint:
+                cost = dict.fromkeys(("seconds", "flops", "peak_memory_bytes"), 1.0)
+                estimator.add(
+                    {
+                        "stage": step.stage,
+                        "fingerprint": step.fingerprint,
+                        "identity": step.identity,
+                        "cost": cost,
+                    }
+                )
+        assert estimator.cost(found[0]) is not None and estimator.cost(found[1]) is None, stage

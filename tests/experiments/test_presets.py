@@ -124,7 +124,7 @@ def made_up_hub(tmp_path_factory) -> Path:
 
     pairs = place(root, assets.TLDR_PAIRS.repository, assets.TLDR_PAIRS.revision, dataset=True)
     posts: list[str] = []
-    for split, parts, count in (("train", 2, 60), ("validation", 1, 24)):
+    for split, parts, count in (("train", 1, 120), ("validation", 1, 24)):
         (pairs / "default" / split).mkdir(parents=True)
         for part in range(parts):
             prompts = [f"POST: {sentence(draw)} {split} {part} {n}\nTL;DR:" for n in range(count)]
@@ -274,7 +274,7 @@ def test_tldr(made_up_hub, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     assert set(table(tmp_path, "tldr", "frontier")["arm"]) >= {"sft", "ppo", "dpo"}
     corpus, sft = logged(tmp_path, "corpus"), logged(tmp_path, "sft")
-    assert corpus["rows"] == 2 * 60 + 24 and corpus["prompts/evaluation"] == 24
+    assert corpus["rows"] == 120 + 24 and corpus["prompts/evaluation"] == 24
     # Summaries of posts that are judged on, or that teach the judge or the tuning, are not shown.
     assert sft["demonstrations"] == corpus["prompts/preference"]
     assert sft["demonstrations/judged on"] == 144 - corpus["prompts/preference"]
