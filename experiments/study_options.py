@@ -12,7 +12,8 @@ LABEL_BETWEEN = "ppo/dpo"
 LABEL_PAIRS = 50
 BETWEEN_HELP = (
     "policies: ARM[:SETTING], chosen (of two samples of the SFT model the one that the labeller "
-    "prefers), or a run's id (8 hex digits, as in tables/frontier.csv); as "
+    "prefers; where people compared, what they preferred), or a run's id (8 hex digits, as in "
+    "tables/frontier.csv); as "
     "ppo:0.1/dpo:0.1,dpo:0.1/chosen"
 )
 

@@ -27,6 +27,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (["run", "sentiment", "--set", "dpo.beta=0"], "dpo.beta = 0.0: must be above 0"),
         (["run", "sentiment", "--set", "dpo.epochs=many"], "dpo.epochs=many: expected int"),
         (["run", "sentiment", "--seeds", "two"], "invalid int value: 'two'"),
+        (
+            ["run", "sentiment", "--device", "meta"],
+            "--device meta: must be cpu, cuda, cuda:N or mps",
+        ),
+        (["run", "sentiment", "--device", "cuda:9"], "--device cuda:9: cannot be used here"),
         (["runn", "sentiment"], "unknown command 'runn': did you mean 'run'?"),
         (
             ["report", "sentiment", "--scale", "smoke", "--results", "/nonexistent/x"],

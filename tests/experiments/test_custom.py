@@ -84,6 +84,25 @@ def test_both_methods_stand_side_by_side_without_a_gold_reward(own, tmp_path, ca
     given = ["--model", str(own / "model"), "--pairs", str(own / "pairs.jsonl.gz")]
     scale = ["--scale", "smoke", "--results", str(tmp_path)]
     assert main(["report", "custom", *scale, *given, *FEWER]) == 0
+    _check_peoples_choices(own, study, tmp_path)
+
+
+def _check_peoples_choices(own, study, results):
+    """Policies can be held against the completions that people preferred."""
+    chosen = pd.read_parquet(study / "tables" / "chosen.parquet")
+    samples = pd.read_parquet(study / "tables" / "samples.parquet")
+    assert set(chosen["prompt_id"]) == set(samples["prompt_id"])
+    assert chosen["completion"].str.startswith(" fine").all()
+    page = results / "page.html"
+    brought = ["--own-model", str(own / "model"), "--own-pairs", str(own / "pairs.jsonl.gz")]
+    study_of = ["custom", "--scale", "smoke", "--results", str(results), *brought, *FEWER]
+    assert (
+        main(
+            ["label", *study_of, "--pairs", "20", "--between", "dpo:0.1/chosen", "--out", str(page)]
+        )
+        == 0
+    )
+    assert chosen["completion"].iloc[0].strip() in page.read_text()
 
 
 def _check_splits(results):
