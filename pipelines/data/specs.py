@@ -166,13 +166,25 @@ class ClassifierSpec(Spec):
 
 @dataclass(frozen=True)
 class PretrainedProtocol(Protocol):
-    """A pretrained model on labelled texts, and preferences simulated on its completions."""
+    """A pretrained model on labelled texts, and preferences simulated on its completions.
+
+    Raises:
+        UserError: completions are longer than the texts that SFT reads.
+    """
 
     sft: FineTuneSpec = FineTuneSpec()
     start: StartSpec = StartSpec()
     corpus: TextsSpec = TextsSpec()
     gold: ClassifierSpec = ClassifierSpec()
     labels: LabelsSpec = LabelsSpec()
+
+    def __post_init__(self) -> None:
+        longest = self.corpus.longest_prompt + self.sampling.max_new_tokens
+        if longest > self.corpus.max_tokens:
+            raise UserError(
+                f"corpus.longest_prompt + sampling.max_new_tokens = {longest}: must fit into "
+                f"corpus.max_tokens = {self.corpus.max_tokens}, which is as far as SFT reads a text"
+            )
 
     @property
     def margins(self) -> bool:

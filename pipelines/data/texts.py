@@ -16,7 +16,7 @@ from pipelines.data.specs import TextsSpec
 from pipelines.shared.assets import IMDB_TEST, IMDB_TRAIN, ROTTEN_TOMATOES
 from pipelines.shared.corpus import SPLITS, TEXTS, by_share, parse_reviews, prompt_hash
 from pipelines.shared.errors import UserError
-from pipelines.shared.models import load_tokenizer
+from pipelines.shared.models import load_config, load_tokenizer
 from pipelines.shared.steps import Context
 from pipelines.shared.wheels import read
 
@@ -27,13 +27,22 @@ BREAK = "<br />"  # a line's end in IMDb's reviews, which come from web pages
 def prepare(context: Context) -> None:
     """Step: write tokenizer/ and texts.parquet (text, positive, ids, prompt, prompt_ids, prompt_id,
     split); ids end in EOS and are cut at corpus.max_tokens.
+
+    Raises:
+        UserError: the model has fewer positions than that.
     """
     spec: TextsSpec = context.spec("corpus")
+    start = context.inputs["start"] / "checkpoint"
+    positions = getattr(load_config(start), "max_position_embeddings", None)
+    if positions is not None and spec.max_tokens > positions:
+        raise UserError(
+            f"corpus.max_tokens = {spec.max_tokens}: the model has {positions} positions"
+        )
     texts = labelled_texts(spec.source, context.runtime.cache)
     if spec.max_texts:
         order = texts["text"].map(_digest)
         texts = texts.loc[order.sort_values().index[: spec.max_texts]].sort_index()
-    tokenizer = load_tokenizer(context.inputs["start"] / "checkpoint")
+    tokenizer = load_tokenizer(start)
     tokenizer.save_pretrained(context.path / "tokenizer")
     table = encoded(texts.reset_index(drop=True), spec, Encoder(tokenizer))
     table.to_parquet(context.path / TEXTS)

@@ -1,7 +1,7 @@
 """Run steps on this machine: each in a process of its own, side by side where threads are free.
 
 A process per step gives honest peak memory and keeps a step's result independent of what ran before
-it. Processes are forked from a server that has imported the libraries once.
+it. On a CPU processes are forked from a server that has imported the libraries once.
 """
 
 import contextlib
@@ -96,7 +96,8 @@ def run_local(
         return records
     clean_interrupted(runtime.results)
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    context = multiprocessing.get_context("forkserver")
+    # An accelerator's libraries do not survive a fork: there each step imports everything anew.
+    context: Any = multiprocessing.get_context("forkserver" if runtime.device == "cpu" else "spawn")
     context.set_forkserver_preload(PRELOAD)
     predicted = {step.fingerprint: predict(step) or {} for step in todo.values()}
     rank = remaining(list(todo.values()), lambda s: predicted[s.fingerprint].get("seconds"))

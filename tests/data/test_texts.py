@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.sentiment import SENTIMENT
 from pipelines.data import classifier, texts
 from pipelines.data.encoding import Encoder
 from pipelines.data.specs import ClassifierSpec, TextsSpec
@@ -88,6 +89,17 @@ def test_the_sources_test_split_is_what_is_evaluated_on(tokenizer):
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         TextsSpec(**changes)
+
+
+def test_completions_are_no_longer_than_what_sft_reads():
+    with pytest.raises(UserError, match=r"max_new_tokens = 104: must fit into corpus.max_tokens"):
+        SENTIMENT.resolve("small", assignments=["sampling.max_new_tokens=100"])
+
+
+def test_texts_are_no_longer_than_the_model(context):
+    context.spec = lambda name: TextsSpec(max_tokens=25)
+    with pytest.raises(UserError, match="max_tokens = 25: the model has 24 positions"):
+        texts.prepare(context)
 
 
 def test_imdbs_columns(tmp_path):
