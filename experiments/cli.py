@@ -329,6 +329,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise `UserError` for what can be seen to be wrong before any work."""
     if getattr(options, "ray_address", None) and options.executor != "ray":
         raise UserError("--ray-address is for --executor ray")
+    if getattr(options, "executor", "") == "ray" and ":" in options.device:
+        raise UserError(f"--device {options.device}: on a cluster Ray says which: name cuda")
     if getattr(options, "cores", 1) < 1:
         raise UserError(f"--cores {options.cores}: must be at least 1")
     if options.results.exists() and not options.results.is_dir():

@@ -31,6 +31,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
             ["run", "sentiment", "--device", "meta"],
             "--device meta: must be cpu, cuda, cuda:N or mps",
         ),
+        (
+            ["run", "sentiment", "--device", "cuda:1", "--executor", "ray"],
+            "--device cuda:1: on a cluster Ray says which: name cuda",
+        ),
         (["run", "sentiment", "--device", "cuda:9"], "--device cuda:9: cannot be used here"),
         (["runn", "sentiment"], "unknown command 'runn': did you mean 'run'?"),
         (
