@@ -3,8 +3,10 @@ update of PPO, 16 pairs."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -52,8 +54,10 @@ def run(results: Path, **more: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("results")
+def results(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("results")
+    yield folder
+    shutil.rmtree(folder)  # six gigabytes of checkpoints
 
 
 @pytest.fixture(scope="module")
