@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from pipelines.baselines.specs import PreferredFTSpec
-from pipelines.rlhf.sft import AccountedSFTTrainer
+from pipelines.rlhf.sft import AccountedSFTTrainer, completion_rows
 from pipelines.shared.adapters import adapted
 from pipelines.shared.models import load_policy, load_tokenizer
 from pipelines.shared.steps import Context
@@ -22,8 +22,6 @@ from pipelines.shared.training import (
     micro_batched,
     trainer_arguments,
 )
-
-IGNORED = -100  # label of a token that is not learnt
 
 
 def train(context: Context) -> None:
@@ -54,13 +52,7 @@ def chosen_completions(pairs: pd.DataFrame) -> Dataset:
     A completion that is chosen over several others is there as often.
     """
     prompts, chosen = (pairs[name].map(list).tolist() for name in ("prompt_ids", "chosen_ids"))
-    rows = list(zip(prompts, chosen, strict=True))
-    return Dataset.from_dict(
-        {
-            "input_ids": [prompt + completion for prompt, completion in rows],
-            "labels": [[IGNORED] * len(prompt) + completion for prompt, completion in rows],
-        }
-    )
+    return completion_rows(zip(prompts, chosen, strict=True))
 
 
 def preferred_ft_arguments(spec: PreferredFTSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.data.model_folders import CAUSAL, CLASSIFIER, check_folder
 from pipelines.shared.assets import BY_IDENTITY, WheelModel
-from pipelines.shared.errors import UserError
+from pipelines.shared.errors import UserError, first_line
 from pipelines.shared.files import replace
 from pipelines.shared.hub import HubModel, HubSplit, knock, snapshot
 from pipelines.shared.steps import Context
@@ -85,7 +85,7 @@ def pairs(given: str, cache: Path) -> Brought:
     try:
         found = _hub_file(repository, name) if name else _hub_split(repository, cache)
     except Exception as error:  # of many kinds: no network, no such data set, not allowed
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"{given}: is neither a file nor at hand from the hub ({reason}): fetch it with "
             f"`hf download --repo-type dataset {repository}` where the hub can be reached, and "
@@ -172,8 +172,7 @@ def _from_hub(given: str) -> Path:
     try:
         return Path(snapshot(given, **asked))
     except Exception as error:  # of many kinds: no network, no such model, not allowed
-        told = str(problem or error).splitlines()
-        reason = told[0] if told else type(problem or error).__name__
+        reason = first_line(problem or error)
         raise UserError(
             f"{given}: is neither a model's folder nor at hand from the hub ({reason}): name a "
             f"folder in Transformers' format, or fetch it with `hf download {given}` where the hub "

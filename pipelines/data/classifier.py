@@ -5,8 +5,6 @@ truth. It reads prompt and completion as one text.
 """
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from pipelines.data import brought
-from pipelines.data.pipeline import GOLD
+from pipelines.data.gold import copied
 from pipelines.data.specs import ClassifierSpec
 from pipelines.data.texts import HELD_OUT
 from pipelines.shared.adapters import adapted, merged
@@ -29,8 +26,6 @@ from pipelines.shared.gold import FUNCTION, load_gold
 from pipelines.shared.models import load_tokenizer, with_fused_activations
 from pipelines.shared.steps import Context
 from pipelines.shared.training import Accounted, StepCallback, micro_batched, trainer_arguments
-
-KEPT_OUT = (".md", *brought.IGNORED)
 
 
 class AccountedClassifierTrainer(Accounted, Trainer):
@@ -90,10 +85,7 @@ def rows_of(texts: pd.DataFrame, tokenizer: Any) -> list[dict[str, Any]]:
 def adopt(context: Context) -> None:
     """Step: copy a pinned classifier to checkpoint/, and log its accuracy on the evaluation
     prompts' texts."""
-    source = brought.of(context, GOLD)
-    unwanted = shutil.ignore_patterns(*(f"*{suffix}" for suffix in KEPT_OUT))
-    shutil.copytree(Path(source), context.path / "checkpoint", ignore=unwanted)
-    (context.path / FUNCTION).write_text(json.dumps({"function": "", "from": source.name}))
+    copied(context)
     texts = pd.read_parquet(context.inputs["corpus"] / TEXTS)
     log_accuracy(context, texts[texts["split"] == HELD_OUT])
 

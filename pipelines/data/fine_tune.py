@@ -6,7 +6,6 @@ reference near the distribution that the pairs are from.
 """
 
 from collections import Counter
-from typing import Any
 
 import pandas as pd
 from datasets import Dataset
@@ -18,7 +17,7 @@ from pipelines.data.encoding import Encoder
 from pipelines.data.pipeline import DEMONSTRATIONS
 from pipelines.data.prompts import read_demonstrations
 from pipelines.data.specs import DataSpec, FineTuneSpec
-from pipelines.rlhf.sft import fit
+from pipelines.rlhf.sft import completion_rows, fit
 from pipelines.shared.corpus import TEXTS
 from pipelines.shared.errors import UserError
 from pipelines.shared.models import load_policy, load_tokenizer
@@ -66,11 +65,7 @@ def demonstrations(context: Context) -> Dataset:
         raise UserError(f"{path}: no demonstrations are left to train on")
     counts = {f"demonstrations/{name}": count for name, count in left_out.items()}
     context.log({"demonstrations": len(rows), **counts})
-    columns: dict[str, Any] = {
-        "input_ids": [prompt + completion for prompt, completion in rows],
-        "labels": [[-100] * len(prompt) + completion for prompt, completion in rows],
-    }
-    return Dataset.from_dict(columns)
+    return completion_rows(rows)
 
 
 def train_on_texts(context: Context) -> None:
@@ -100,9 +95,8 @@ def train_from_start(context: Context, rows: Dataset, validation: Dataset) -> No
 
 def chosen_rows(context: Context, split: str) -> Dataset:
     """Prompts with their chosen completions, each once; the prompts' tokens are no targets."""
-    rows: dict[tuple[int, ...], list[int]] = {}
+    rows: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
     pairs = pairs_of(context, split)
     for prompt, chosen in zip(pairs["prompt_ids"], pairs["chosen_ids"], strict=True):
-        rows.setdefault((*prompt, *chosen), [-100] * len(prompt) + list(chosen))
-    columns: dict[str, Any] = {"input_ids": [list(row) for row in rows], "labels": [*rows.values()]}
-    return Dataset.from_dict(columns)
+        rows.setdefault((*prompt, *chosen), (list(prompt), list(chosen)))
+    return completion_rows(rows.values())

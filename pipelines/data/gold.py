@@ -44,6 +44,11 @@ def learn(context: Context) -> None:
 
 def adopt(context: Context) -> None:
     """Step: copy the reward that was brought, and log its accuracy on held-out pairs."""
+    log_accuracy(context, copied(context))
+
+
+def copied(context: Context) -> str:
+    """Copy the function or classifier that a step adopts into its folder; the source's name."""
     source, name = brought.function_of(brought.of(context, GOLD))
     (context.path / FUNCTION).write_text(json.dumps({"function": name, "from": source.name}))
     if name:
@@ -51,7 +56,7 @@ def adopt(context: Context) -> None:
     else:
         unwanted = shutil.ignore_patterns(*(f"*{suffix}" for suffix in brought.IGNORED))
         shutil.copytree(source, context.path / "checkpoint", ignore=unwanted)
-    log_accuracy(context, source.name)
+    return source.name
 
 
 def log_accuracy(context: Context, name: str) -> None:

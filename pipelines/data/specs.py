@@ -46,7 +46,7 @@ class DataSpec(Spec):
 
 @dataclass(frozen=True)
 class FineTuneSpec(SFTSpec):
-    """Stage 1 from a pretrained model: maximum likelihood on the chosen completions."""
+    """Stage 1 from a pretrained model: maximum likelihood on texts, or on completions."""
 
     epochs: int = setting(1, "passes over them; 0: the model is taken as it is", at_least=0)
     batch_size: int = setting(16, "sequences per optimiser step", at_least=1)

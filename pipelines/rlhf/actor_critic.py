@@ -122,13 +122,3 @@ def new_critic(policy: PreTrainedModel) -> PreTrainedModel:
     critic.base_model.load_state_dict(policy.base_model.state_dict())
     torch.nn.init.zeros_(critic.score.weight)
     return critic
-
-
-def disable_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout probability to 0, of modules and of attention that holds it as a number."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from pipelines.rlhf.actor_critic import ActorCritic, disable_dropout, load_weights
+from pipelines.rlhf.actor_critic import ActorCritic, load_weights
 from pipelines.rlhf.checks import check_adapter, check_ratio, check_reference, check_runtime
 from pipelines.rlhf.completions_log import CompletionsLog
 from pipelines.rlhf.losses import (
@@ -40,6 +40,7 @@ from pipelines.rlhf.rollout import Rollout, RunningMoments, Sampled, gathered, j
 from pipelines.rlhf.scoring import RewardFunction, Scorer
 from pipelines.shared.ledger import Ledger
 from pipelines.shared.logprobs import completion_logprobs
+from pipelines.shared.models import disable_dropout
 from pipelines.shared.sampling import keyed_uniforms, sample
 
 # One step of bf16 at a logit between 16 and 32 is 0.125: two of them are a ratio of 1.28.

@@ -1,5 +1,6 @@
 """Stage 1: supervised fine-tuning (TRL SFTTrainer), the start and reference of every arm."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,8 @@ from pipelines.shared.training import (
     micro_batched,
     trainer_arguments,
 )
+
+IGNORED = -100  # label of a token that is not learnt
 
 
 class AccountedSFTTrainer(Accounted, SFTTrainer):
@@ -43,7 +46,7 @@ class AccountedSFTTrainer(Accounted, SFTTrainer):
     ) -> Any:
         """Mean negative log-likelihood, nats a token; over the tokens of all of a step's batches
         where the Trainer counts them."""
-        targets = inputs["labels"] != -100
+        targets = inputs["labels"] != IGNORED
         targets[:, 0] = False  # nothing predicts the first token
         logprobs = target_logprobs(
             model, {name: inputs[name] for name in ("input_ids", "attention_mask")}, targets
@@ -73,6 +76,17 @@ def train(context: Context) -> None:
     tokenizer.model_max_length = length
     model = new_policy(context.spec("model"), tokenizer)
     fit(context, context.spec("sft"), model, tokenizer, split("sft"), split("validation"))
+
+
+def completion_rows(rows: Iterable[tuple[list[int], list[int]]]) -> Dataset:
+    """Prompts with a completion each, as input_ids and labels; only the completions are learnt."""
+    pairs = list(rows)
+    return Dataset.from_dict(
+        {
+            "input_ids": [prompt + completion for prompt, completion in pairs],
+            "labels": [[IGNORED] * len(prompt) + completion for prompt, completion in pairs],
+        }
+    )
 
 
 def fit(

