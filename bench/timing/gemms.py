@@ -26,6 +26,7 @@ FACTORS = {
     "addmm_": (1, 2),
     "baddbmm": (1, 2),
     "baddbmm_": (1, 2),
+    "_linear_pointwise": (0, 1),  # oneDNN's; its second factor is transposed
 }
 SUSPECT = ("mm", "mv", "linear", "matmul", "convolution", "einsum")  # in an operator's name
 PEAK_SIZE = 2048
@@ -60,8 +61,10 @@ class Product:
     @property
     def flops(self) -> int:
         """2 per multiply-add."""
-        one, other = (self.args[i] for i in FACTORS[self.operator.overloadpacket.__name__])
-        return 2 * math.prod(one.shape) * other.shape[-1]
+        name = self.operator.overloadpacket.__name__
+        one, other = (self.args[i] for i in FACTORS[name])
+        columns = other.shape[0 if name == "_linear_pointwise" else -1]
+        return 2 * math.prod(one.shape) * columns
 
     @torch.no_grad()
     def seconds(self, repeats: int = 5, at_least: float = 2e-3) -> float:
@@ -81,7 +84,7 @@ def formed(value: Any) -> Any:
     """A tensor's form; anything else itself."""
     if isinstance(value, torch.Tensor):
         return Operand(tuple(value.shape), tuple(value.stride()), value.dtype)
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def made(value: Any) -> Any:

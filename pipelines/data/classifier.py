@@ -23,7 +23,8 @@ from pipelines.data.texts import HELD_OUT
 from pipelines.shared.adapters import adapted, merged
 from pipelines.shared.corpus import TEXTS
 from pipelines.shared.gold import FUNCTION, load_gold
-from pipelines.shared.models import load_tokenizer, with_fused_activations
+from pipelines.shared.kernels import with_fast_kernels
+from pipelines.shared.models import load_tokenizer
 from pipelines.shared.steps import Context
 from pipelines.shared.training import Accounted, StepCallback, micro_batched, trainer_arguments
 
@@ -47,7 +48,7 @@ def fit(context: Context) -> None:
     model: Any = AutoModelForSequenceClassification.from_pretrained(
         start, num_labels=2, dtype=torch.float32
     )
-    model = adapted(context, with_fused_activations(model))
+    model = adapted(context, with_fast_kernels(model))
     trainer = AccountedClassifierTrainer(
         model=model,
         args=TrainingArguments(

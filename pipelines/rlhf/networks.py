@@ -16,7 +16,7 @@ from transformers import (
 from pipelines.rlhf.actor_critic import new_critic
 from pipelines.rlhf.checks import check_reward_model, check_tokenizer, check_vocabulary
 from pipelines.rlhf.ppo_config import PPOConfig
-from pipelines.shared.models import with_fused_activations
+from pipelines.shared.kernels import with_fast_kernels
 from pipelines.shared.sampling import context_length
 
 
@@ -87,7 +87,7 @@ def assemble(
         raise ValueError("no weight of the policy is trainable: it could learn nothing")
     for network in (policy, reference, judge, critic):
         if network is not None:
-            with_fused_activations(network)
+            with_fast_kernels(network)
     return Cast(policy, reference, judge, critic, own)
 
 

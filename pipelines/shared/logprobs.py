@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from pipelines.shared.reading import Places, as_mask, head_at, mlp_at
 
+PRODUCTS = ("MmBackward0", "AddmmBackward0", "OneDNNProductBackward")
 BLOCK = 2**19  # entries: 2 MiB in fp32, about a core's share of the cache
 
 
@@ -199,7 +200,7 @@ def target_logprobs(
 def spent_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """`gather_logprobs` of logits that nobody else reads."""
     # A matrix product does not look at its result again; other operations (tanh) may.
-    product = type(logits.grad_fn).__name__ in ("MmBackward0", "AddmmBackward0")
+    product = type(logits.grad_fn).__name__ in PRODUCTS
     return gather_logprobs(logits, ids, overwrite=product or not logits.requires_grad)
 
 

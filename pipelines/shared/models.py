@@ -15,23 +15,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.activations import NewGELUActivation
 
+from pipelines.shared.kernels import with_fast_kernels
 from pipelines.shared.logprobs import Sequences
 from pipelines.shared.reading import as_mask, mlp_at, unwrapped
 from pipelines.shared.specs import ModelSpec
-
-
-def with_fused_activations(model: Any) -> Any:
-    """`model` with GPT-2's GELU computed by one kernel instead of eight: the same function.
-
-    Its configuration, and so what is saved, says `gelu_new` as before.
-    """
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
-    return model
 
 
 def new_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -49,13 +37,13 @@ def new_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> PreTraine
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return with_fused_activations(GPT2LMHeadModel(config))
+    return with_fast_kernels(GPT2LMHeadModel(config))
 
 
 def load_policy(folder: Path, device: str = "cpu") -> PreTrainedModel:
     """A causal LM in fp32, in evaluation mode."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return with_fused_activations(model).to(device).eval()
+    return with_fast_kernels(model).to(device).eval()
 
 
 def load_config(folder: Path) -> Any:
@@ -88,7 +76,7 @@ def new_reward_model(
         take_over(model, load_config(like))
     width = model.config.get_text_config().hidden_size
     torch.nn.init.normal_(model.score.weight, std=1 / (width + 1) ** 0.5)
-    return with_fused_activations(model)
+    return with_fast_kernels(model)
 
 
 DROPOUT = ("dropout", "pdrop")  # in the names of a configuration's fields
@@ -124,7 +112,7 @@ def take_over(model: Any, config: Any) -> None:
 def load_reward_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
     """A trained reward model in fp32, in evaluation mode; its config holds `reward_mean`."""
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    return with_fused_activations(model).to(device).eval()
+    return with_fast_kernels(model).to(device).eval()
 
 
 def token_values(

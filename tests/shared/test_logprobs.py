@@ -7,13 +7,13 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pipelines.shared import logprobs
+from pipelines.shared.kernels import with_fast_kernels
 from pipelines.shared.logprobs import (
     completion_logprobs,
     gather_logprobs,
     pack,
     target_logprobs,
 )
-from pipelines.shared.models import with_fused_activations
 from pipelines.shared.reading import head_at
 
 PAD = 1
@@ -130,7 +130,7 @@ def test_a_model_that_hides_its_head_is_named(policy, monkeypatch):
 def test_the_fused_gelu_is_gpt2s(policy, sequences):
     plain = type(policy)(policy.config).eval()  # as Transformers makes it
     plain.load_state_dict(policy.state_dict())
-    fused = with_fused_activations(copy.deepcopy(plain))
+    fused = with_fast_kernels(copy.deepcopy(plain))
     assert repr(plain) != repr(fused) and fused.config.activation_function == "gelu_new"
     inputs = sequences.model_inputs()
     torch.testing.assert_close(plain(**inputs).logits, fused(**inputs).logits, atol=1e-5, rtol=1e-5)
