@@ -12,13 +12,14 @@ SmolLM2-135M's shape. Random weights, fp32, 16 prompt tokens, 32 completion toke
   tick. TRL 1.16.0's DPOTrainer computes them in each step, or before training
   (precompute_ref_log_probs).
 - ppo: one update, rollout and 4 epochs, with a critic of its own and with one on the policy's
-  trunk, against TRL 1.12.0's PPOTrainer, the last that TRL released. Ours clips gradients as well.
+  trunk, against TRL 1.12.0's PPOTrainer, the last that TRL released. It does not clip gradients:
+  neither does ours here.
 - reward: one optimiser step of the reward model.
 - decode: sampling 32 tokens a prompt, in tokens per second, against Transformers' `generate`.
 
 The share of the GEMM peak is the seconds that the matrix products of our tick take alone, in the
-same process, over those of the tick. Fused attention is not among the products, which makes the
-share a lower bound. (`timing/gemms.py`)
+same process and by the library that the tick used, over those of the tick. Fused attention is not
+among the products, which makes the share a lower bound. (`timing/gemms.py`)
 
 Then DPO is trained for 20 steps on both sides from the same weights, on the same pairs in the same
 order: exit status 1 if a loss differs by more than 1e-5.

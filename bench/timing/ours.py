@@ -101,6 +101,7 @@ def ppo(job: Job) -> None:
             max_completion_length=case.completion,
             stop_at_eos=False,
             share_trunk=shared,
+            max_grad_norm=0.0,  # TRL's does not clip
         ),
         train_dataset=Dataset.from_dict(
             {"prompt_ids": job.data("prompts")["prompts"][: case.rollouts]}

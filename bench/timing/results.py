@@ -39,8 +39,8 @@ class Row:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What is compared; a newer row takes the place of an older one."""
-        return self.what, self.model, self.peer_name, str(self.threads)
+        """What is compared, and where; a newer row takes the place of an older one."""
+        return self.cpu, self.what, self.model, self.peer_name, str(self.threads)
 
 
 def ratio(ours: float, peer: float, unit: str) -> float:
@@ -101,21 +101,25 @@ def cpu() -> str:
 
 
 def markdown(path: Path) -> str:
-    """The table of a `results.csv` for readers, with a line on where it was measured."""
+    """The tables of a `results.csv` for readers, one for each processor, with the versions."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = [
-        "| what | model | threads | ours | peer | ratio | of the GEMM peak | against |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    lines += [
-        f"| {row['what']} | {row['model']} | {row['threads']} | {row['ours']} {row['unit']} "
-        f"| {row['peer']} {row['unit']} | {float(row['ratio']):.2f} "
-        f"| {float(row['share_of_gemm_peak']):.0%} | {row['peer_name']} |"
-        for row in rows
-    ]
-    where = sorted({f"{row['cpu']}, {row['date']}; {row['versions']}" for row in rows})
-    return "\n".join([*lines, "", *where]) + "\n"
+    parts = []
+    for processor in sorted({row["cpu"] for row in rows}):
+        measured = [row for row in rows if row["cpu"] == processor]
+        lines = [
+            f"| {processor} | model | threads | ours | peer | ratio | of the GEMM peak | against |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        ]
+        lines += [
+            f"| {row['what']} | {row['model']} | {row['threads']} | {row['ours']} {row['unit']} "
+            f"| {row['peer']} {row['unit']} | {float(row['ratio']):.2f} "
+            f"| {float(row['share_of_gemm_peak']):.0%} | {row['peer_name']} |"
+            for row in measured
+        ]
+        when = sorted({f"{row['date']}; {row['versions']}" for row in measured})
+        parts.append("\n".join([*lines, "", "<br>\n".join(when)]))
+    return "\n\n".join(parts) + "\n"
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -126,7 +130,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     if path.exists():
         with path.open(newline="") as file:
             for old in csv.DictReader(file):
-                key = (old["what"], old["model"], old["peer_name"], old["threads"])
+                key = tuple(old[name] for name in ("cpu", "what", "model", "peer_name", "threads"))
                 table.setdefault(key, old)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:

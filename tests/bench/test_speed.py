@@ -14,6 +14,8 @@ from timing.gate import Gate
 from timing.gemms import Operand, Product, Recorder
 from timing.results import Row, compared, ratio, write
 
+from pipelines.shared.kernels import onednn
+
 ROWS, WIDTH, OUT = 5, 8, 3
 
 
@@ -45,6 +47,15 @@ def test_batched_in_place_and_out_variants_are_recorded():
     assert recorder.flops == 2 * 4 * 5 * 6 * (2 + 1 + 1 + 2 + 2)
     assert recorder.backward.total() == 0
     assert all(product.seconds(repeats=1, at_least=0) > 0 for product in recorder.counts)
+
+
+def test_products_of_onednn_are_recorded():
+    x, weight = torch.randn(2, 3, 5), torch.randn(5, 7)
+    with Recorder() as recorder:
+        made = onednn(x, weight.t(), torch.zeros(7), gelu=True)
+    assert recorder.forward.total() == 1 and not recorder.overlooked
+    assert recorder.flops == 2 * made.numel() * 5
+    assert recorder.floor()["floor"] > 0
 
 
 def test_what_may_hold_products_and_is_not_recorded_is_named():
@@ -101,6 +112,17 @@ def test_the_file_is_replaced_as_a_whole_and_keeps_other_comparisons(tmp_path, m
     with pytest.raises(ZeroDivisionError):
         write(path, [row()])
     assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_each_processor_has_a_table_of_its_own(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    for processor, ours in (("one", [4.0]), ("other", [5.0]), ("one", [6.0])):
+        monkeypatch.setattr(results, "cpu", lambda processor=processor: processor)
+        write(path, [row(ours=ours)])
+    tables = results.markdown(path).split("| other |")
+    assert len(tables) == 2
+    assert tables[0].startswith("| one |") and "| 6.0 s |" in tables[0]
+    assert "| 4.0 s |" not in tables[0] and "| 5.0 s |" in tables[1]
 
 
 class ScriptedLine:
