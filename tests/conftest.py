@@ -6,12 +6,23 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import math
+
 import pytest
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 from pipelines.shared.corpus import train_tokenizer
 from pipelines.shared.models import new_policy
 from pipelines.shared.specs import ModelSpec
+
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def by_onednn(x_shape, weight_shape, *unused, **more):
+        """Of `kernels.onednn`, which torch's counter does not know."""
+        return 2 * math.prod(x_shape) * weight_shape[0]
+
 
 TEXTS = [
     "a fine, funny and moving film",

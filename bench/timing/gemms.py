@@ -1,17 +1,17 @@
 """The matrix products of a piece of work, and the seconds that they take alone: its GEMM floor.
 
-Recorded are aten's mm, addmm, bmm and baddbmm, their in-place and out= variants among them, in
-forward and backward passes and while decoding. Fused attention is not: its products are not in the
-floor, nor is the time of anything else, so the share of the GEMM peak that follows from it
-(floor / seconds) is below the true one. Each product is timed hot, with its operands where the
-repetition before left them: the floor is what the library could do at best.
+Recorded are aten's mm, addmm, bmm and baddbmm, their in-place and out= variants among them, and
+oneDNN's, in forward and backward passes and while decoding. Fused attention is not: its products
+are not in the floor, nor is the time of anything else, so the share of the GEMM peak that follows
+from it (floor / seconds) is below the true one. Each product is timed hot, with its operands where
+the repetition before left them: the floor is what the library could do at best.
 """
 
 import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,13 @@ def formed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def bare(operator: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """Arguments of a product without the activation that oneDNN may compute with it."""
+    if operator.overloadpacket.__name__ == "_linear_pointwise":
+        return (*args[:3], "none", (), "")
+    return args
+
+
 def made(value: Any) -> Any:
     return value.make() if isinstance(value, Operand) else value
 
@@ -125,7 +132,7 @@ class Recorder(TorchDispatchMode):
         if name in FACTORS:
             product = Product(
                 func,
-                tuple(formed(value) for value in args),
+                tuple(formed(value) for value in bare(func, args)),
                 tuple((key, formed(value)) for key, value in sorted(kwargs.items())),
             )
             in_backward = torch._C._current_graph_task_id() != -1

@@ -25,6 +25,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from pipelines.rlhf.checks import check_ratio, check_tokenizer
 from pipelines.rlhf.ppo import NOISE_STREAM, RATIO_TOLERANCE
 from pipelines.shared.judges import Judge
+from pipelines.shared.kernels import with_fast_kernels
 from pipelines.shared.ledger import Ledger, ModelCost
 from pipelines.shared.logprobs import (
     Sequences,
@@ -133,7 +134,7 @@ class ExactIds:
         if self.accelerator.num_processes > 1:
             raise ValueError("several processes would sample with the same noise: use one")
         if self.ref_model is not None:
-            self.ref_model.eval().requires_grad_(False)
+            with_fast_kernels(self.ref_model).eval().requires_grad_(False)
             check_same(self.ref_model, model)
             self.ledger.network("reference", self.ref_model)
         self.ledger.network("policy", model, trained=True)

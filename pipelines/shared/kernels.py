@@ -1,7 +1,7 @@
 """The same functions by faster kernels: GPT-2's GELU in one, matrix products by oneDNN where MKL's
 are slow.
 
-A model keeps its configuration, its weights and their names; what is saved is what it was.
+A model keeps its configuration, its weights and their names: `save_pretrained` writes what it did.
 """
 
 import functools
@@ -65,20 +65,22 @@ def onednn(
 
 
 def suits_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether a product is one of fp32 on a CPU, and large enough."""
+    """Whether a product is a plain one of fp32 on a CPU, and large enough."""
     return (
-        x.dtype == weight.dtype == torch.float32
+        type(weight) in (torch.Tensor, torch.nn.Parameter)  # not one quantised or spread
+        and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
+        and x.numel() * weight.numel() >= SMALL * x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
-        and x.numel() // x.shape[-1] * weight.numel() >= SMALL
+        and not torch.compiler.is_compiling()  # a compiler has kernels of its own
     )
 
 
 class OneDNNProduct(torch.autograd.Function):
-    """x W^T + b and its gradient by x with oneDNN; the gradient by W, whose factors oneDNN would
-    have to copy, with PyTorch's own product. It can be differentiated once.
+    """x W^T + b, (M, K) -> (M, N), and its gradient by x with oneDNN; the gradient by W, whose
+    factors oneDNN would have to copy, with PyTorch's own product. It can be differentiated once.
 
-    The weight is stored as (outputs, inputs), or `inputs_first`.
+    W is stored as (N, K), or `inputs_first` as (K, N).
     """
 
     @staticmethod
@@ -89,7 +91,8 @@ class OneDNNProduct(torch.autograd.Function):
         bias: torch.Tensor | None,
         inputs_first: bool,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, stored)
+        by_x, by_stored = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if by_stored else None, stored if by_x else None)
         ctx.inputs_first = inputs_first
         return onednn(x, stored.t() if inputs_first else stored, bias)
 
@@ -100,23 +103,23 @@ class OneDNNProduct(torch.autograd.Function):
         by_x = by_stored = by_bias = None
         if ctx.needs_input_grad[0]:
             by_x = onednn(gradient, stored if ctx.inputs_first else stored.t())
-        rows = gradient.flatten(0, -2)
         if ctx.needs_input_grad[1]:
-            inputs = x.flatten(0, -2)
-            by_stored = inputs.t() @ rows if ctx.inputs_first else rows.t() @ inputs
+            by_stored = x.t() @ gradient if ctx.inputs_first else gradient.t() @ x
         if ctx.needs_input_grad[2]:
-            by_bias = rows.sum(0)
+            by_bias = gradient.sum(0)
         return by_x, by_stored, by_bias, None
 
 
 def product(
     x: torch.Tensor, stored: torch.Tensor, bias: torch.Tensor | None, inputs_first: bool
 ) -> torch.Tensor:
-    """`OneDNNProduct`, or no more than its forward pass where nobody will ask for a gradient."""
+    """`OneDNNProduct` over the last axis of x; its forward pass alone where nobody will ask for a
+    gradient."""
     if not torch.is_grad_enabled():
         return onednn(x, stored.t() if inputs_first else stored, bias)
-    result: Any = OneDNNProduct.apply(x, stored, bias, inputs_first)
-    return result
+    # In two axes, in and out: what a Function returns as a view cannot be changed in place.
+    result: Any = OneDNNProduct.apply(x.reshape(-1, x.shape[-1]), stored, bias, inputs_first)
+    return result if x.dim() == 2 else result.view(*x.shape[:-1], -1)
 
 
 class OneDNNLinear(torch.nn.Linear):
@@ -138,6 +141,11 @@ class OneDNNConv1D(Conv1D):
         return product(x, self.weight, self.bias, inputs_first=True)
 
 
+def watched(module: torch.nn.Module) -> bool:
+    """Whether somebody's hook is to be called with what goes through a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 class OneDNNMLP(GPT2MLP):
     """GPT-2's MLP. Without gradients the GELU, whose input need not be kept then, is part of the
     first product."""
@@ -148,6 +156,8 @@ class OneDNNMLP(GPT2MLP):
             torch.is_grad_enabled()
             or type(first) is not OneDNNConv1D  # an adapter
             or getattr(self.act, "approximate", None) != "tanh"
+            or watched(first)
+            or watched(self.act)
             or not suits_onednn(hidden_states, first.weight)
         ):
             return super().forward(hidden_states)

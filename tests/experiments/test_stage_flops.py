@@ -2,7 +2,6 @@
 
 import bz2
 import dataclasses
-import math
 import random
 
 import pytest
@@ -41,17 +40,8 @@ def in_place(acc_shape, a_shape, b_shape, **unused):
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
 
 
-def by_onednn(x_shape, weight_shape, *unused, **more):
-    """Of `kernels.onednn`, which the counter does not know either."""
-    return 2 * math.prod(x_shape) * weight_shape[0]
-
-
 def counter() -> FlopCounterMode:
-    known = {
-        torch.ops.aten.addmm_: in_place,
-        torch.ops.mkldnn._linear_pointwise: by_onednn,
-    }
-    return FlopCounterMode(display=False, custom_mapping=known)
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place})
 
 
 def made_up_reviews() -> bytes:

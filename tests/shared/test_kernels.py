@@ -78,6 +78,35 @@ def test_a_layer_and_its_gradients_are_torchs(preferred, calls, kind, shape):
         torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
 
+def test_a_result_can_be_changed_in_place(preferred):
+    """As some adapters do with their base layer's."""
+    layer = with_fast_kernels(torch.nn.Sequential(torch.nn.Linear(4, 6)))
+    for shape in ((4,), (3, 4), (2, 3, 4)):
+        x, rows = torch.randn(shape), torch.Size(shape[:-1])
+        result = layer(x)
+        result += 1
+        assert result.shape == (*shape[:-1], 6)
+        layer.zero_grad()
+        result.sum().backward()
+        torch.testing.assert_close(layer[0].bias.grad, torch.full((6,), float(rows.numel())))
+
+
+def test_a_weight_may_change_where_only_its_own_gradient_is_wanted(preferred):
+    layer = with_fast_kernels(torch.nn.Sequential(torch.nn.Linear(4, 6)))
+    x = torch.randn(3, 4)
+    made = layer(x).sum()
+    layer[0].weight.data.add_(1)
+    with torch.no_grad():
+        layer[0].weight.add_(1)
+    made.backward()
+    torch.testing.assert_close(layer[0].weight.grad, x.sum(0).expand(6, -1))
+    held = layer(x.requires_grad_()).sum()
+    with torch.no_grad():
+        layer[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        held.backward()
+
+
 def test_what_is_frozen_gets_no_gradient(preferred, calls):
     layer = with_fast_kernels(torch.nn.Sequential(torch.nn.Linear(24, 40).requires_grad_(False)))
     x = torch.randn(3, 24, requires_grad=True)
@@ -91,7 +120,7 @@ def test_what_is_frozen_gets_no_gradient(preferred, calls):
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
-def test_a_models_logprobs_and_gradients_stay(preferred, make):
+def test_a_models_logprobs_and_gradients_stay(preferred, calls, make):
     plain, quick = make(), with_fast_kernels(make())
     ids = torch.arange(2 * 12).view(2, 12) + 1
     mask = torch.ones_like(ids)
@@ -106,6 +135,7 @@ def test_a_models_logprobs_and_gradients_stay(preferred, make):
             alone = completion_logprobs(model, sequences)
         torch.testing.assert_close(alone, logprobs, atol=1e-5, rtol=1e-5)
         found.append((logprobs, {name: w.grad for name, w in model.named_parameters()}))
+    assert calls
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
     assert found[0][1].keys() == found[1][1].keys()
     for name, gradient in found[0][1].items():
@@ -123,6 +153,18 @@ def test_without_gradients_the_gelu_is_part_of_a_product(preferred, calls, monke
     assert calls == [(2, 3, 32, 128), (2, 3, 128, 32)]
 
 
+def test_hooks_inside_an_mlp_are_called(preferred):
+    quick, seen = with_fast_kernels(gpt2()), []
+    mlp = quick.transformer.h[0].mlp
+    for module in (mlp.c_fc, mlp.act):
+        hook = module.register_forward_hook(lambda module, given, made: seen.append(module))
+        with torch.no_grad():
+            mlp(torch.randn(2, 3, 32))
+        assert seen == [module]
+        hook.remove()
+        seen.clear()
+
+
 def test_an_mlp_of_another_activation_keeps_it(preferred):
     plain = gpt2()
     config = copy.deepcopy(plain.config)
@@ -138,6 +180,7 @@ def test_logits_of_a_product_are_overwritten(preferred):
     """Nobody reads them again, as of torch's own product."""
     head = with_fast_kernels(torch.nn.Sequential(torch.nn.Linear(8, 20, bias=False)))
     logits = head(torch.randn(4, 8))
+    assert type(logits.grad_fn).__name__ == "OneDNNProductBackward"
     before = logits.detach().clone()
     found = spent_logprobs(logits, torch.arange(4))
     torch.testing.assert_close(found, before.log_softmax(-1)[range(4), range(4)])
@@ -170,7 +213,7 @@ def test_what_is_saved_is_what_it_was(preferred, tmp_path):
         assert torch.equal(weight, again.state_dict()[name])
 
 
-def test_an_adapter_on_top_is_trained(preferred):
+def test_an_adapter_on_top_is_trained(preferred, calls):
     plain = gpt2()
     config = LoraConfig(r=2, target_modules=["c_fc"], fan_in_fan_out=True, init_lora_weights=False)
     models = []
@@ -187,6 +230,7 @@ def test_an_adapter_on_top_is_trained(preferred):
     assert gradients[0] and all("lora_" in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
+    assert calls
     with torch.no_grad():  # the adapter is not passed over
         torch.testing.assert_close(*(m(ids).logits for m in models), atol=1e-4, rtol=1e-4)
 
