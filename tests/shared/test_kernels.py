@@ -113,6 +113,10 @@ def test_what_is_frozen_gets_no_gradient(preferred, calls):
     layer(x).sum().backward()
     torch.testing.assert_close(x.grad, layer[0].weight.sum(0).expand(3, -1), atol=1e-5, rtol=1e-5)
     assert layer[0].weight.grad is None and layer[0].bias.grad is None
+    given = x * 1.0
+    made = layer(given).sum()
+    given.add_(1)  # nobody keeps it for a gradient that is not wanted
+    made.backward()
     calls.clear()
     layer[0].requires_grad_(True)
     layer(x.detach()).sum().backward()
