@@ -86,8 +86,9 @@ def test_both_methods_are_on_the_frontier_after_one_update_and_16_pairs(results,
 
 
 def test_samples_are_fluent_english(study):
-    """Words of real reviews, and what the SFT model itself finds likely (a token at random costs
-    log 49,153 = 10.8 nats)."""
+    """Words of real reviews (of tokens drawn at random a third are; with 210 to 227 words the runs
+    had 84% to 89% on one machine, and rounding gives another machine other samples), and what the
+    SFT model itself finds likely (a token at random costs log 49,153 = 10.8 nats)."""
     samples = pd.read_parquet(study / "tables" / "samples.parquet")
     english = {
         word
@@ -97,7 +98,7 @@ def test_samples_are_fluent_english(study):
     for run_id, written in samples.groupby("run"):
         found = words(" ".join(written["completion"]))
         assert len(found) > 100, run_id
-        assert sum(word in english for word in found) / len(found) > 0.85, run_id
+        assert sum(word in english for word in found) / len(found) > 0.75, run_id
         nats = -written["ref_logp"].sum() / written["n_tokens"].sum()
         assert 1.0 < nats < 5.0, run_id
 
