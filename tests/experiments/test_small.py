@@ -95,6 +95,8 @@ def test_samples_are_fluent_english(study):
         for text in labelled_texts("rotten-tomatoes", default_cache())["text"]
         for word in words(text)
     }
+    every = words(" ".join(samples["completion"]))
+    assert sum(word in english for word in every) / len(every) > 0.85
     for run_id, written in samples.groupby("run"):
         found = words(" ".join(written["completion"]))
         assert len(found) > 100, run_id
